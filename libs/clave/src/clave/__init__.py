@@ -1,0 +1,1 @@
+"""The closed-loop MLOps suite: command line, Python SDK, local stack."""

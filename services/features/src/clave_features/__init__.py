@@ -1,0 +1,1 @@
+"""Feature views, offline history, online values, training sets."""

@@ -1,0 +1,1 @@
+"""Identity, policy and audit."""

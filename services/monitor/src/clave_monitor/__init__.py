@@ -1,0 +1,1 @@
+"""Prediction log, feedback, drift, performance, the decision to retrain."""

@@ -1,0 +1,1 @@
+"""Models, versions, artifacts, lineage, approvals, cards, endpoints, rollouts."""
