@@ -7,13 +7,11 @@ source tools/members.sh
 UV=${UV:-.venv/bin/uv}
 pyprojects=("${MEMBERS[@]/%//pyproject.toml}")
 own=(); for m in "${MEMBERS[@]}"; do own+=(--no-emit-package "$(sed -n 's/^name = "\(.*\)"/\1/p' "$m/pyproject.toml" | head -n 1)"); done
-common=(--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
-        --no-sources --extra demo "${own[@]}")
 # The members are given by path, so that uv takes their requirements from the tree and asks no registry for them.
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 for m in "${MEMBERS[@]}"; do echo "-e file://$PWD/$m"; done >"$work/members.in"
 echo "-e file://$PWD/libs/clave[demo]" >>"$work/members.in"
-echo "hatchling" >>"$work/members.in"
+printf "hatchling\neditables\n" >>"$work/members.in"
 "$UV" pip compile "$work/members.in" --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-header --no-annotate --quiet "${own[@]}" "$@" -o requirements.lock
 "$UV" pip compile "$work/members.in" --group pyproject.toml:dev -c requirements.lock --universal --python-version 3.11 \
