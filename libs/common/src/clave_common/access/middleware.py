@@ -1,0 +1,82 @@
+"""The HTTP door: authenticates every request, and lets no answer out that nobody decided.
+
+A route that declares its action decides through `governed`; an open route is marked. A success that neither holds for
+is a programming fault and leaves as 500 without its body.
+"""
+
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clave_common.access.enforcement import CALLER_KEY, start_request
+from clave_common.access.routes import is_open
+from clave_common.access.verification import CredentialVerifier, Presented
+from clave_common.errors import ClaveError, Unauthenticated
+from clave_common.logs import get_logger
+from clave_common.problems import problem_response
+
+_log = get_logger(__name__)
+_SUCCESS = range(200, 400)
+
+
+def presented_by(scope: Scope) -> Presented:
+    """Pick what identifies the caller out of a request's headers.
+
+    Two ``Authorization`` headers are refused: proxies and applications disagree on which one counts.
+
+    Raises:
+        Unauthenticated: More than one ``Authorization`` header.
+    """
+    authorizations = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(authorizations) > 1:
+        raise Unauthenticated("Send one Authorization header, not several.")
+    headers = dict(scope["headers"])
+    client = scope.get("client")
+    address = headers.get(b"x-envoy-external-address")
+    on_behalf_of = headers.get(b"x-clave-on-behalf-of")
+    return Presented(
+        authorization=authorizations[0].decode("latin-1") if authorizations else None,
+        source_ip=address.decode("latin-1") if address else (client[0] if client else None),
+        on_behalf_of=on_behalf_of.decode("latin-1") if on_behalf_of else None,
+    )
+
+
+class AccessMiddleware:
+    """Pure ASGI, in front of everything a service serves."""
+
+    def __init__(self, app: ASGIApp, *, verifier: CredentialVerifier, service: str) -> None:
+        self._app = app
+        self._verifier = verifier
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Authenticate, pass on, and watch the answer."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no service speaks WebSocket
+        try:
+            scope[CALLER_KEY] = await self._verifier.verify(presented_by(scope))
+        except ClaveError as refusal:
+            await problem_response(refusal)(scope, receive, send)
+            return
+        decisions = start_request()
+        withheld = False
+
+        async def watched(message: Message) -> None:
+            nonlocal withheld
+            if message["type"] == "http.response.start" and self._undecided(scope, decisions, message):
+                withheld = True
+                _log.error("answer_without_decision", path=scope["path"], method=scope["method"])
+                await problem_response(ClaveError("This answer was withheld: no policy decision was made."))(
+                    scope, receive, send
+                )
+            if not withheld:
+                await send(message)
+
+        await self._app(scope, receive, watched)
+
+    @staticmethod
+    def _undecided(scope: Scope, decisions: list[Any], message: Message) -> bool:
+        return message["status"] in _SUCCESS and not decisions and not is_open(scope)

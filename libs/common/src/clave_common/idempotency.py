@@ -1,0 +1,94 @@
+"""`Idempotency-Key`: the same key and body give the same answer, however often they are sent."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clave_common.database import Database
+from clave_common.errors import Aborted, InvalidArgument
+
+_KEY_CHARACTERS_MAX = 200
+
+
+async def answer_once(
+    database: Database, request: Request, *, principal: str, answer: Callable[[], Awaitable[Response]]
+) -> Response:
+    """Run a creating operation once per key.
+
+    Without an ``Idempotency-Key`` header the operation simply runs. An operation that raises leaves no trace, so
+    the same key may be tried again.
+
+    Raises:
+        InvalidArgument: The key was used with another body, or is too long.
+        Aborted: The first call with this key is still running.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return await answer()
+    if not 1 <= len(key) <= _KEY_CHARACTERS_MAX:
+        raise InvalidArgument(f"Idempotency-Key has 1 to {_KEY_CHARACTERS_MAX} characters.", field="Idempotency-Key")
+    full_key = f"{principal}:{request.method}:{request.url.path}:{key}"
+    fingerprint = hashlib.sha256(await request.body()).hexdigest()
+    earlier = await _reserve(database, full_key, fingerprint)
+    if earlier is not None:
+        return earlier
+    try:
+        response = await answer()
+    except BaseException:
+        await _forget(database, full_key)
+        raise
+    await _keep(database, full_key, response)
+    return response
+
+
+async def _reserve(database: Database, key: str, fingerprint: str) -> Response | None:
+    table = f"{database.metadata.schema}.idempotency_keys"
+    async with database.transaction() as tx:
+        await tx.session.execute(
+            text(f"delete from {table} where created_at < now() - interval '1 day'")  # noqa: S608 - own table
+        )
+        new = await tx.session.execute(
+            text(
+                f"insert into {table} (key, fingerprint) values (:k, :f) "  # noqa: S608 - own table
+                "on conflict do nothing returning 1"
+            ),
+            {"k": key, "f": fingerprint},
+        )
+        if new.first() is not None:
+            return None
+        row = (
+            await tx.session.execute(
+                text(f"select fingerprint, status, body from {table} where key = :k"),  # noqa: S608 - own table
+                {"k": key},
+            )
+        ).one()
+    if row.fingerprint != fingerprint:
+        raise InvalidArgument(
+            "This Idempotency-Key came before with another body; use a new key.", field="Idempotency-Key"
+        )
+    if row.status is None:
+        raise Aborted("The first call with this Idempotency-Key is still running.", retry_after_s=1.0)
+    return Response(
+        bytes(row.body),
+        status_code=row.status,
+        media_type="application/json",
+        headers={"Idempotent-Replay": "true"},
+    )
+
+
+async def _keep(database: Database, key: str, response: Response) -> None:
+    table = f"{database.metadata.schema}.idempotency_keys"
+    async with database.transaction() as tx:
+        await tx.session.execute(
+            text(f"update {table} set status = :s, body = :b where key = :k"),  # noqa: S608 - own table
+            {"s": response.status_code, "b": bytes(response.body), "k": key},
+        )
+
+
+async def _forget(database: Database, key: str) -> None:
+    table = f"{database.metadata.schema}.idempotency_keys"
+    async with database.transaction() as tx:
+        await tx.session.execute(text(f"delete from {table} where key = :k"), {"k": key})  # noqa: S608 - own table

@@ -1,0 +1,64 @@
+"""Relays the outbox's rows to Redis streams: at least once, in order, by any number of relays."""
+
+import asyncio
+
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from clave_common.background import Background
+from clave_common.database import Database
+
+_BATCH_ROWS = 200
+_STREAM_LENGTH_MAX = 100_000
+LOOP_NAME = "outbox"
+
+
+class OutboxRelay:
+    """Moves committed rows to their streams; a row is deleted only after Redis took it."""
+
+    def __init__(self, database: Database, redis: Redis, *, idle_s: float = 0.1) -> None:
+        self._database = database
+        self._redis = redis
+        self._idle_s = idle_s
+        self._table = f"{database.metadata.schema}.outbox"
+
+    async def relay_once(self) -> int:
+        """Relay one batch.
+
+        Returns:
+            Number of rows relayed, 0 when the outbox is empty.
+        """
+        async with self._database.transaction() as tx:
+            rows = (
+                await tx.session.execute(
+                    text(
+                        f"select seq, stream, id, body from {self._table} "  # noqa: S608 - own table
+                        "order by seq limit :n for update skip locked"
+                    ),
+                    {"n": _BATCH_ROWS},
+                )
+            ).all()
+            if not rows:
+                return 0
+            pipeline = self._redis.pipeline(transaction=False)
+            for row in rows:
+                pipeline.xadd(
+                    row.stream,
+                    {"id": row.id, "body": bytes(row.body)},
+                    maxlen=_STREAM_LENGTH_MAX,
+                    approximate=True,
+                )
+            await pipeline.execute()
+            await tx.session.execute(
+                text(f"delete from {self._table} where seq = any(:seqs)"),  # noqa: S608 - own table
+                {"seqs": [row.seq for row in rows]},
+            )
+        return len(rows)
+
+    async def run(self, background: Background) -> None:
+        """Relay until cancelled."""
+        while True:
+            moved = await self.relay_once()
+            background.healthy(LOOP_NAME)
+            if moved == 0:
+                await asyncio.sleep(self._idle_s)

@@ -1,0 +1,25 @@
+"""Starts a service's HTTP server: uvicorn on uvloop and httptools, with a bounded shutdown."""
+
+import uvicorn
+from fastapi import FastAPI
+
+from clave_common.settings import ServiceSettings
+
+
+def serve(app: FastAPI, settings: ServiceSettings, *, protocol: str | type = "httptools") -> None:
+    """Serve until SIGTERM, then finish what is in flight within the grace time."""
+    uvicorn.run(
+        app,
+        host=settings.http_host,
+        port=settings.http_port,
+        loop="uvloop",
+        http=protocol,  # type: ignore[arg-type]  # uvicorn takes a protocol class as well
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        timeout_keep_alive=75,
+    )

@@ -1,0 +1,42 @@
+"""The one table from an error's kind to what a transport says."""
+
+from typing import Final
+
+from clave_common.errors import Kind
+
+HTTP_STATUS: Final[dict[Kind, int]] = {
+    Kind.INVALID_ARGUMENT: 422,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.PERMISSION_DENIED: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.ALREADY_EXISTS: 409,
+    Kind.FAILED_PRECONDITION: 409,
+    Kind.PRECONDITION_REQUIRED: 428,
+    Kind.ABORTED: 412,
+    Kind.PAYLOAD_TOO_LARGE: 413,
+    Kind.RESOURCE_EXHAUSTED: 429,
+    Kind.UNAVAILABLE: 503,
+    Kind.DEADLINE_EXCEEDED: 504,
+    Kind.UNIMPLEMENTED: 501,
+    Kind.INTERNAL: 500,
+}
+
+GRPC_STATUS: Final[dict[Kind, str]] = {
+    Kind.INVALID_ARGUMENT: "INVALID_ARGUMENT",
+    Kind.UNAUTHENTICATED: "UNAUTHENTICATED",
+    Kind.PERMISSION_DENIED: "PERMISSION_DENIED",
+    Kind.NOT_FOUND: "NOT_FOUND",
+    Kind.ALREADY_EXISTS: "ALREADY_EXISTS",
+    Kind.FAILED_PRECONDITION: "FAILED_PRECONDITION",
+    Kind.PRECONDITION_REQUIRED: "FAILED_PRECONDITION",
+    Kind.ABORTED: "ABORTED",
+    Kind.PAYLOAD_TOO_LARGE: "RESOURCE_EXHAUSTED",
+    Kind.RESOURCE_EXHAUSTED: "RESOURCE_EXHAUSTED",
+    Kind.UNAVAILABLE: "UNAVAILABLE",
+    Kind.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    Kind.UNIMPLEMENTED: "UNIMPLEMENTED",
+    Kind.INTERNAL: "INTERNAL",
+}
+
+PROTOCOL_INVALID_STATUS: Final = 400
+"""The Open Inference Protocol and MLflow's clients expect 400 where own APIs say 422."""

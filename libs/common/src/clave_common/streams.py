@@ -1,0 +1,122 @@
+"""Reads Redis streams through consumer groups: at least once; handlers are idempotent by event id."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from clave_common.background import Background
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream.
+
+    Attributes:
+        stream: Name of the stream.
+        position: Redis's entry id.
+        id: The event's own id, by which a handler is idempotent.
+        body: JSON bytes of the event.
+    """
+
+    stream: str
+    position: bytes
+    id: str
+    body: bytes
+
+
+Handler = Callable[[Sequence[Entry]], Awaitable[None]]
+
+
+class StreamConsumer:
+    """One consumer of a group over one or more streams.
+
+    Entries are acknowledged after the handler returned; what a dead consumer left behind is claimed after
+    `claim_after_ms`. A stream that was lost (Redis without its file) is created again and read from its start.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        streams: Sequence[str],
+        group: str,
+        consumer: str,
+        batch_max: int = 256,
+        block_ms: int = 1000,
+        claim_after_ms: int = 30_000,
+    ) -> None:
+        self._redis = redis
+        self._streams = list(streams)
+        self._group = group
+        self._consumer = consumer
+        self._batch_max = batch_max
+        self._block_ms = block_ms
+        self._claim_after_ms = claim_after_ms
+
+    async def ensure_groups(self) -> None:
+        """Create the group on every stream, reading from the start; an existing one is left as it is."""
+        for stream in self._streams:
+            try:
+                await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def run(self, handler: Handler, background: Background, loop_name: str) -> None:
+        """Handle entries until cancelled; own unacknowledged ones first."""
+        await self.ensure_groups()
+        await self._drain_own(handler)
+        while True:
+            await self._claim(handler)
+            if await self._read(">", handler) == 0:
+                background.healthy(loop_name)
+
+    async def _drain_own(self, handler: Handler) -> None:
+        while await self._read("0", handler):
+            pass
+
+    async def _read(self, after: str, handler: Handler) -> int:
+        try:
+            answer = await self._redis.xreadgroup(
+                self._group,
+                self._consumer,
+                dict.fromkeys(self._streams, after),
+                count=self._batch_max,
+                block=self._block_ms if after == ">" else None,
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.ensure_groups()
+            return 0
+        batches = answer.items() if isinstance(answer, dict) else (answer or [])
+        handled = 0
+        for stream, raw in batches:
+            entries = raw[0] if isinstance(answer, dict) and raw and isinstance(raw[0], list) else raw
+            handled += await self._handle(_text(stream), entries, handler)
+        return handled
+
+    async def _claim(self, handler: Handler) -> None:
+        for stream in self._streams:
+            _next, entries, *_gone = await self._redis.xautoclaim(
+                stream, self._group, self._consumer, self._claim_after_ms, count=self._batch_max
+            )
+            await self._handle(stream, entries, handler)
+
+    async def _handle(self, stream: str, raw: Sequence[tuple[bytes, dict[bytes, bytes]]], handler: Handler) -> int:
+        entries = [
+            Entry(stream, position, _text(fields[b"id"]), fields[b"body"])
+            for position, fields in raw
+            if fields and b"id" in fields and b"body" in fields
+        ]
+        if entries:
+            await handler(entries)
+        if raw:
+            await self._redis.xack(stream, self._group, *[position for position, _ in raw])
+        return len(raw)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

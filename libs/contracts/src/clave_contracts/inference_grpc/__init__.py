@@ -1,0 +1,1 @@
+"""Generated from ``proto/inference/open_inference.proto`` by ``tools/protos.sh``; do not edit by hand."""
