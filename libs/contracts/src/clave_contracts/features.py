@@ -24,7 +24,13 @@ class Entity(Request):
 
 
 class Rule(Request):
-    """A validation rule of one column; a row that breaks it is quarantined."""
+    """A validation rule of one column; a row that breaks it is quarantined.
+
+    Attributes:
+        column: The feature it judges. A null breaks every rule, unless the feature is `nullable`.
+        sigmas: Of an ``outlier``: standard deviations around the batch's mean.
+        iqr: Of an ``outlier``: interquartile ranges beyond the batch's quartiles, instead of `sigmas`.
+    """
 
     column: str
     kind: Literal["not_null", "range", "set", "regex", "outlier"]
@@ -33,6 +39,7 @@ class Rule(Request):
     values: list[str | float | bool] | None = None
     pattern: str | None = None
     sigmas: float | None = None
+    iqr: float | None = None
     reason: str = ""
 
 
@@ -42,6 +49,7 @@ class Feature(Request):
     Attributes:
         levels: Of a ``category``, in the order of their codes; models see the code as float32, unknown is missing.
         expression: An on-demand transformation over the view's other features, instead of a source column.
+        nullable: A missing value passes the rules of this feature.
         protected: A protected attribute: never a model input, kept for fairness only.
     """
 
@@ -50,6 +58,7 @@ class Feature(Request):
     source: str | None = None
     levels: list[str] | None = None
     expression: str | None = None
+    nullable: bool = False
     protected: bool = False
     description: str = ""
 
@@ -58,6 +67,7 @@ class FeatureView(Request):
     """Features of one entity from one source.
 
     Attributes:
+        created_column: Source column of the time at which a row became known; the server's clock when absent.
         ttl_s: Age in seconds beyond which a value counts as OUTSIDE_MAX_AGE; None = never.
         missing_share_max: Largest share of missing values in a column of a batch, 0 to 1; more refuses the batch.
     """
@@ -66,6 +76,7 @@ class FeatureView(Request):
     entity: Name
     features: list[Feature]
     timestamp_column: str = "event_ts"
+    created_column: str | None = None
     ttl_s: int | None = Field(default=None, ge=1)
     rules: list[Rule] = Field(default_factory=list)
     missing_share_max: float = Field(default=1.0, ge=0, le=1)
@@ -193,6 +204,7 @@ class TrainingSet(Answer):
         digest: sha256 of the Parquet file.
         manifest_digest: sha256 over source files, definitions, the SQL and the as-of time.
         feature_views: View name to definition version.
+        statuses: Per view, how many label rows found it PRESENT, OUTSIDE_MAX_AGE or NOT_FOUND.
     """
 
     id: str
@@ -203,6 +215,7 @@ class TrainingSet(Answer):
     columns: list[Column]
     feature_service: str
     feature_views: dict[str, int]
+    statuses: dict[str, dict[str, int]] = Field(default_factory=dict)
     label_view: str
     as_of: datetime
     label_after: datetime | None = None
