@@ -1,0 +1,1 @@
+"""Pure rules of monitoring: drift, performance, fairness, canaries and the decision to retrain."""
