@@ -22,6 +22,12 @@ class PeerSettings(BaseSettings):
     monitor_url: str = "http://127.0.0.1:47325"
     trainer_url: str = "http://127.0.0.1:47326"
     opa_url: str | None = None
+    oidc_issuer: str | None = None
+    oidc_audience: str | None = None
+    oidc_jwks_url: str | None = None
+    oidc_subject_claim: str = "preferred_username"
+    oidc_groups_claim: str = "groups"
+    oidc_tenant_claim: str | None = None
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

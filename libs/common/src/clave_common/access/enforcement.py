@@ -5,13 +5,15 @@ asks the decision point, reuses read-only allows for as long as the policy says,
 request was decided, so that an answer without a decision can be refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 from starlette.applications import Starlette
 
 from clave_common.access.model import Caller, Decision, Resource
+from clave_common.access.request_limits import RequestLimits
+from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.errors import PermissionDenied, Unauthenticated
 
 _decided: ContextVar[list[Decision] | None] = ContextVar("clave_decisions", default=None)
@@ -27,11 +29,24 @@ class DecisionPoint(Protocol):
         ...
 
 
+VisibleClauses = Callable[[Caller, str], Awaitable[list[Mapping[str, Any]]]]
+
+
 class Access:
     """The enforcement point of one service."""
 
-    def __init__(self, decision_point: DecisionPoint) -> None:
+    def __init__(
+        self,
+        decision_point: DecisionPoint,
+        *,
+        limits: RequestLimits | None = None,
+        visible: VisibleClauses | None = None,
+        snapshot: Callable[[], Snapshot | None] = lambda: None,
+    ) -> None:
         self._decision_point = decision_point
+        self._limits = limits
+        self._visible = visible
+        self._snapshot = snapshot
 
     def caller_of(self, scope: Mapping[str, Any]) -> Caller:
         """Give the caller that the middleware authenticated for this request.
@@ -56,10 +71,14 @@ class Access:
     async def require(self, caller: Caller, action: str, resource: Resource, **context: Any) -> Decision:
         """Ask and insist.
 
+        The first decision of a request is also what charges the caller's rate limit.
+
         Raises:
             PermissionDenied: The policy said no; carries every reason and the decision's id.
+            ResourceExhausted: The policy allows, and the caller's rate limit is used up.
             Unavailable: Nobody could decide.
         """
+        first = not _decided.get()
         decision = await self.check(caller, action, resource, **context)
         if decision.allow is not True:
             raise PermissionDenied(
@@ -70,7 +89,32 @@ class Access:
                 action=action,
                 resource=resource.id,
             )
+        if first and self._limits is not None:
+            await self._limits.charge(caller, action, resource, decision)
         return decision
+
+    async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
+        """Return the clauses by which a list is filtered for a caller (see `clave_common.access.filters`).
+
+        An empty list means that nothing is visible.
+        """
+        if self._visible is None:
+            return []
+        return await self._visible(caller, action)
+
+    def namespace_rules(self, namespace: str) -> Mapping[str, Any]:
+        """Return what the policy demands of a namespace: ``min_approvals``, ``require_gate``, ``windows``...
+
+        An unknown namespace has no rules: an empty mapping, and every decision that needs one denies.
+
+        Raises:
+            Unavailable: There is no copy of the policy yet.
+        """
+        snapshot = self._snapshot()
+        if snapshot is None:
+            raise no_snapshot()
+        rules = snapshot.bundle.data.get("namespaces", {}).get(namespace, {})
+        return rules if isinstance(rules, Mapping) else {}
 
 
 def remember_decision(decision: Decision) -> None:

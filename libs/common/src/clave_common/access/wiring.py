@@ -1,18 +1,41 @@
 """Puts a service's enforcement together from its settings: what `app.py` of every service calls.
 
-kit = open_access(settings, service="registry", redis=redis)
-app = create_service_app(..., access=kit.access, verifier=kit.verifier, ...)
-background.add("access", kit.run)         # keeps the snapshot fresh
-client = peer_client(kit.minter, target="monitor", url=settings.peers.monitor_url)
+    kit = open_access(settings, service="registry", redis=redis)
+    app = create_service_app(..., access=kit.access, verifier=kit.verifier, ...)
+    background.add("access", partial(kit.run, background))    # keeps keys and policy fresh
+    client = peer_client(kit.minter, target="monitor", url=settings.peers.monitor_url)
+
+It reads ``<secrets_dir>/<service>.pem``, ``services.jwks.json`` and ``pepper``, and decides by the embedded engine,
+or by the OPA server that ``CLAVE_OPA_URL`` names.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
+from redis.asyncio import Redis
+
+from clave_common.access.credentials import LocalVerifier
+from clave_common.access.decision_log import DecisionLog
+from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.enforcement import Access
-from clave_common.access.service_tokens import ServiceTokenMinter
+from clave_common.access.engine import EmbeddedEngine, OpaEngine, PolicyEngine
+from clave_common.access.model import Caller
+from clave_common.access.oidc import OidcSettings, OidcVerifier
+from clave_common.access.ratelimit import RateLimiter
+from clave_common.access.request_limits import RequestLimits
+from clave_common.access.service_tokens import ServiceTokenMinter, ServiceTokenVerifier
+from clave_common.access.snapshot import Snapshot, SnapshotFile, SnapshotSource, public_keys
+from clave_common.access.snapshot_keeper import GatewaySource, SnapshotKeeper
 from clave_common.access.verification import CredentialVerifier
 from clave_common.background import Background
+from clave_common.peers import peer_client
+from clave_common.settings import PeerSettings, ServiceSettings
+
+SNAPSHOT_FILE = "access-snapshot.json"
+JWKS_FILE = "services.jwks.json"
+PEPPER_FILE = "pepper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +45,7 @@ class AccessKit:
     Attributes:
         run: The loop that keeps keys and policy fresh; takes the service's `Background`.
         ready: Raises Unavailable while there is no snapshot to decide by (a readiness check).
+        snapshot: The copy of keys and policy in force, None before the first one came.
     """
 
     access: Access
@@ -29,10 +53,86 @@ class AccessKit:
     minter: ServiceTokenMinter
     run: Callable[[Background], Awaitable[None]]
     ready: Callable[[], Awaitable[None]]
+    snapshot: Callable[[], Snapshot | None]
+    keeper: SnapshotKeeper
+    engine: PolicyEngine
+    decision_point: LocalDecisionPoint
 
 
-# GATEWAY HELPER: write here
-#   def open_access(settings: ServiceSettings, *, service: str, redis: Redis | None) -> AccessKit
-# Reads <secrets_dir>/<service>.pem, services.jwks.json, pepper; loads the last-known-good snapshot from
-# <data_dir>/access-snapshot.json, refreshes it from settings.peers.gateway_url; embedded engine or OPA by
-# settings.peers.opa_url. The gateway service itself passes its own snapshot source (an optional argument).
+def open_access(
+    settings: ServiceSettings, *, service: str, redis: Redis | None, source: SnapshotSource | None = None
+) -> AccessKit:
+    """Build a service's enforcement; nothing is fetched before `AccessKit.run`.
+
+    Args:
+        settings: The service's settings.
+        service: Its name, the audience of tokens it accepts.
+        redis: For shared rate limits, wake-ups and the decision log; each works on without it.
+        source: Where snapshots come from; the gateway's API when absent.
+    """
+    secrets = settings.secrets_dir
+    minter = ServiceTokenMinter.from_file(service, secrets / f"{service}.pem")
+    keys = public_keys(secrets / JWKS_FILE)
+    engine = policy_engine(settings.peers)
+    keeper = SnapshotKeeper(
+        source or GatewaySource(peer_client(minter, target="gateway", url=settings.peers.gateway_url, timeout_s=3.0)),
+        engine,
+        file=SnapshotFile(settings.data_dir / SNAPSHOT_FILE, keys),
+        keys=keys,
+        redis=redis,
+    )
+    log = DecisionLog(service, redis)
+    point = LocalDecisionPoint(engine, keeper.current, age_s=keeper.age_s, log=log)
+    verifier = LocalVerifier(
+        pepper=(secrets / PEPPER_FILE).read_bytes().strip(),
+        snapshot=keeper.current,
+        service_tokens=ServiceTokenVerifier(service, keys),
+        oidc=_oidc(settings.peers),
+    )
+    access = Access(
+        point,
+        limits=RequestLimits(RateLimiter(redis)),
+        visible=lambda caller, action: _visible(point, caller, action),
+        snapshot=keeper.current,
+    )
+
+    async def run(background: Background) -> None:
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(keeper.run(background))
+            loops.create_task(log.run(background))
+
+    return AccessKit(
+        access=access,
+        verifier=verifier,
+        minter=minter,
+        run=run,
+        ready=keeper.ready,
+        snapshot=keeper.current,
+        keeper=keeper,
+        engine=engine,
+        decision_point=point,
+    )
+
+
+async def _visible(point: LocalDecisionPoint, caller: Caller, action: str) -> list[Any]:
+    return list(await point.visible(caller, action))
+
+
+def policy_engine(peers: PeerSettings) -> PolicyEngine:
+    """Choose the engine: a real OPA server where one is configured, the embedded one otherwise."""
+    return OpaEngine(peers.opa_url) if peers.opa_url else EmbeddedEngine()
+
+
+def _oidc(peers: PeerSettings) -> OidcVerifier | None:
+    if not (peers.oidc_issuer and peers.oidc_audience and peers.oidc_jwks_url):
+        return None
+    return OidcVerifier(
+        OidcSettings(
+            issuer=peers.oidc_issuer,
+            audience=peers.oidc_audience,
+            jwks_url=peers.oidc_jwks_url,
+            subject_claim=peers.oidc_subject_claim,
+            groups_claim=peers.oidc_groups_claim,
+            tenant_claim=peers.oidc_tenant_claim,
+        )
+    )

@@ -1,0 +1,144 @@
+"""Checks what callers present, locally: API keys against the snapshot, service tokens by public key.
+
+`Authorization: Bearer <api key>`, `Bearer <service token>`, or `Basic` with an API key as the password (MLflow's and
+many other clients know nothing else). A wrong credential is one 401 whatever was wrong with it, in the same time
+whether or not the key's id exists.
+"""
+
+import base64
+import binascii
+import time
+from collections.abc import Callable
+
+from clave_common.access.api_keys import ApiKey, parse_api_key, same_mac
+from clave_common.access.failed_attempts import FailedAttempts
+from clave_common.access.model import Caller, SubjectType
+from clave_common.access.oidc import OidcVerifier
+from clave_common.access.service_tokens import ServiceTokenVerifier
+from clave_common.access.snapshot import KeyRecord, Snapshot, no_snapshot
+from clave_common.access.verification import Presented
+from clave_common.errors import ResourceExhausted, Unauthenticated
+
+_CREDENTIAL_LENGTH_MAX = 8192
+_NOBODY = KeyRecord("", "0" * 64, "", "", (), (), 0.0)
+_SUBJECT_TYPES: dict[str, SubjectType] = {
+    "user": "user",
+    "service_account": "service_account",
+    "app": "app",
+    "service": "service",
+}
+
+
+class LocalVerifier:
+    """The `CredentialVerifier` of every service."""
+
+    def __init__(
+        self,
+        *,
+        pepper: bytes,
+        snapshot: Callable[[], Snapshot | None],
+        service_tokens: ServiceTokenVerifier,
+        failed: FailedAttempts | None = None,
+        oidc: OidcVerifier | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._pepper = pepper
+        self._snapshot = snapshot
+        self._service_tokens = service_tokens
+        self._failed = failed or FailedAttempts()
+        self._oidc = oidc
+        self._now = now
+
+    async def verify(self, presented: Presented) -> Caller | None:
+        """Return the caller, or None when nothing was presented.
+
+        Raises:
+            Unauthenticated: The credential is wrong, expired or revoked.
+            ResourceExhausted: Too many failed attempts from this address.
+            Unavailable: There is no copy of the keys yet.
+        """
+        if presented.authorization is None:
+            return None
+        try:
+            return await self._verified(presented, credential_of(presented.authorization))
+        except Unauthenticated:
+            wait_s = self._failed.note(presented.source_ip or "unknown")
+            if wait_s > 0:
+                raise ResourceExhausted(
+                    "Too many failed attempts to authenticate from this address.",
+                    code="too_many_failed_attempts",
+                    retry_after_s=wait_s,
+                ) from None
+            raise
+
+    async def _verified(self, presented: Presented, credential: str) -> Caller:
+        if credential.startswith("clave_"):
+            return self._by_api_key(credential, presented)
+        if credential.count(".") != 2:  # noqa: PLR2004 - a JWS in compact form has three parts
+            raise refused()
+        if self._oidc is not None and self._oidc.issued(credential):
+            return await self._oidc.verify(credential, source_ip=presented.source_ip)
+        return self._service_tokens.verify(
+            credential, on_behalf_of=presented.on_behalf_of, source_ip=presented.source_ip
+        )
+
+    def _by_api_key(self, text: str, presented: Presented) -> Caller:
+        key = parse_api_key(text)
+        if key is None:
+            raise refused()
+        snapshot = self._snapshot()
+        if snapshot is None:
+            raise no_snapshot()
+        record = self._record(key, snapshot)
+        subject_type = _SUBJECT_TYPES.get(record.subject_id.partition(":")[0])
+        if subject_type is None:
+            raise refused()
+        return Caller(
+            subject_id=record.subject_id,
+            subject_type=subject_type,
+            tenant=record.tenant,
+            method="api_key",
+            expires_at=record.expires_at,
+            groups=record.groups,
+            scopes=record.scopes,
+            key_id=record.id,
+            source_ip=presented.source_ip,
+        )
+
+    def _record(self, key: ApiKey, snapshot: Snapshot) -> KeyRecord:
+        record = snapshot.keys.get(key.id, _NOBODY)
+        if not same_mac(key.mac(self._pepper), record.mac) or record is _NOBODY:
+            raise refused()
+        if record.expires_at <= self._now():
+            raise refused()
+        return record
+
+
+def credential_of(authorization: str) -> str:
+    """Take the credential out of an ``Authorization`` value.
+
+    Raises:
+        Unauthenticated: Another scheme, an overlong value, or Basic that is not base64 of ``user:password``.
+    """
+    scheme, _, value = authorization.strip().partition(" ")
+    value = value.strip()
+    if not value or len(value) > _CREDENTIAL_LENGTH_MAX:
+        raise refused()
+    if scheme.lower() == "bearer":
+        return value
+    if scheme.lower() != "basic":
+        raise refused()
+    try:
+        decoded = base64.b64decode(value, validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise refused() from error
+    return decoded.partition(":")[2]
+
+
+def refused() -> Unauthenticated:
+    """Build the one refusal for any wrong credential."""
+    return Unauthenticated(
+        "The credential is wrong, expired or revoked. 'clave keys list' shows which keys are active; "
+        "'clave keys create' makes a new one.",
+        code="invalid_credential",
+    )

@@ -1,0 +1,41 @@
+"""Remembers read-only allows for the seconds that the policy gives them.
+
+The key is the whole canonical input without its time, plus the revision of keys and policy; so a change of either
+forgets everything. Denials and mutations are never kept, and no entry outlives the caller's credential.
+"""
+
+from collections import OrderedDict
+
+from clave_common.access.model import Decision
+
+CacheKey = tuple[int, bytes]
+
+
+class DecisionCache:
+    """A bounded, least-recently-made cache; not for sharing between threads."""
+
+    def __init__(self, *, entries_max: int = 20_000) -> None:
+        self._entries_max = entries_max
+        self._entries: OrderedDict[CacheKey, tuple[float, Decision]] = OrderedDict()
+
+    def get(self, key: CacheKey, now: float) -> Decision | None:
+        """Return an allow that is still good."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry[0] <= now:
+            del self._entries[key]
+            return None
+        return entry[1]
+
+    def put(self, key: CacheKey, decision: Decision, *, now: float, expires_at: float) -> None:
+        """Keep an allow until its time to live or the credential ends, whichever is first."""
+        if decision.allow is not True or decision.cache_ttl_s <= 0:
+            return
+        self._entries[key] = (min(now + decision.cache_ttl_s, expires_at), decision)
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()

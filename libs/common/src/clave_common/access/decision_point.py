@@ -1,0 +1,156 @@
+"""The decision point of one service: builds the policy's input, reuses what may be reused, asks the engine.
+
+Everything in the input comes from the enforcement point: the caller as authenticated, the resource as the service
+knows it, the time as this machine has it. Nothing comes from the request's body.
+
+A service that lost the gateway keeps answering from its last-known-good snapshot, within stated bounds: changes are
+refused once it is older than `mutation_staleness_s`, reads once it is older than `read_staleness_s`, because a key or
+a grant may have been withdrawn meanwhile.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clave_common.access.decision_cache import DecisionCache
+from clave_common.access.decision_log import DecisionLog
+from clave_common.access.engine import PolicyEngine, encode_question, no_answer
+from clave_common.access.model import Caller, Decision, RateLimit, Resource
+from clave_common.access.snapshot import Snapshot, no_snapshot
+from clave_common.errors import Unavailable
+from clave_common.ids import new_id
+
+_CONTEXT = ("running_jobs", "purpose", "subject_consents", "on_withheld", "break_glass")
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """For how many seconds without contact to the gateway a service goes on deciding."""
+
+    mutation_s: float = 120.0
+    read_s: float = 86_400.0
+
+
+class LocalDecisionPoint:
+    """Decides in this process, or through OPA, by the snapshot in force."""
+
+    def __init__(
+        self,
+        engine: PolicyEngine,
+        snapshot: Callable[[], Snapshot | None],
+        *,
+        age_s: Callable[[], float] = lambda: 0.0,
+        staleness: Staleness | None = None,
+        log: DecisionLog | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._snapshot = snapshot
+        self._age_s = age_s
+        self._staleness = staleness or Staleness()
+        self._log = log
+        self._now = now
+        self._cache = DecisionCache()
+
+    async def decide(self, caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> Decision:
+        """Answer, or raise Unavailable; an unanswered question is a deny.
+
+        Raises:
+            Unavailable: No snapshot, a snapshot too old for this action, or no answer from the engine.
+            InvalidArgument: The input holds something that JSON cannot say.
+        """
+        snapshot = self._snapshot()
+        if snapshot is None:
+            raise no_snapshot()
+        mutating = snapshot.bundle.mutating(action)
+        self._require_fresh(mutating=mutating)
+        question = policy_input(caller, action, resource, context)
+        now = self._now()
+        if mutating:
+            return await self._ask(question, now)
+        key = (snapshot.revision, encode_question(question))
+        known = self._cache.get(key, now)
+        if known is not None:
+            return known
+        decision = await self._ask(question, now)
+        self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
+        return decision
+
+    async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
+        """Return the clauses by which a list of `action` is filtered for a caller; none means nothing is visible."""
+        if self._snapshot() is None:
+            raise no_snapshot()
+        self._require_fresh(mutating=False)
+        question = policy_input(caller, action, Resource("list", "list", {"tenant": caller.tenant}), {})
+        question["context"]["time"] = self._now()
+        return await self._engine.visible(question)
+
+    async def _ask(self, question: dict[str, Any], now: float) -> Decision:
+        question["context"]["time"] = now
+        document = await self._engine.decide(question)
+        decision = decision_from(document, self._engine.name)
+        if self._log is not None:
+            self._log.note(question, decision)
+        return decision
+
+    def _require_fresh(self, *, mutating: bool) -> None:
+        age_s = self._age_s()
+        limit_s = self._staleness.mutation_s if mutating else self._staleness.read_s
+        if age_s > limit_s:
+            raise Unavailable(
+                f"The gateway has not answered for {age_s:.0f} s; {'changes' if mutating else 'reads'} wait until it "
+                "does, because a key or a grant may have been withdrawn meanwhile.",
+                code="access_snapshot_stale",
+                retry_after_s=5.0,
+            )
+
+
+def policy_input(caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the AuthZEN input without its time; unknown context keys are dropped."""
+    asked = {name: context[name] for name in _CONTEXT if name in context}
+    return {
+        "subject": {
+            "type": caller.subject_type,
+            "id": caller.subject_id,
+            "properties": {"tenant": caller.tenant, "groups": list(caller.groups)},
+        },
+        "action": {"name": action},
+        "resource": {"type": resource.type, "id": resource.id, "properties": dict(resource.properties)},
+        "context": {
+            **asked,
+            "source_ip": caller.source_ip,
+            "auth": {
+                "method": caller.method,
+                "expires_at": caller.expires_at,
+                "scopes": list(caller.scopes),
+                "amr": list(caller.amr),
+                "key_id": caller.key_id,
+            },
+        },
+    }
+
+
+def decision_from(document: Mapping[str, Any], engine: str) -> Decision:
+    """Read an engine's document; only exactly true, with no reason against it, allows.
+
+    Raises:
+        Unavailable: The document is not a decision.
+    """
+    try:
+        obligations = document["obligations"]
+        reasons = tuple(sorted(str(reason) for reason in document["reasons"]))
+        limit = obligations["rate_limit"]
+        return Decision(
+            allow=document["allow"] is True and not reasons,
+            reasons=reasons,
+            policy_version=str(document["policy_version"]),
+            decision_id=new_id("dec"),
+            engine=engine,
+            rate_limit=RateLimit(per_minute=float(limit["per_minute"]), burst=float(limit["burst"])),
+            mask=tuple(str(name) for name in obligations["mask"]),
+            audit="sampled" if obligations["audit"] == "sampled" else "full",
+            cache_ttl_s=float(obligations["cache_ttl_s"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise no_answer(engine, "the document is not a decision") from error

@@ -1,0 +1,60 @@
+"""Turns what a caller may see into SQL: clauses of the policy become SQLAlchemy expressions with bound parameters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, false, or_, true
+
+_ANY = "*"
+_ALL_RESOURCES = "**"
+_BELOW = "/**"
+
+
+def visible_rows(
+    clauses: Sequence[Mapping[str, Any]],
+    *,
+    tenant: ColumnElement[str],
+    resource_id: ColumnElement[str] | None = None,
+    namespace: ColumnElement[str] | None = None,
+) -> ColumnElement[bool]:
+    """Build the condition of a list query.
+
+    Args:
+        clauses: From `Access.visible`; any one lets a row through, none lets nothing through.
+        tenant: Column that holds the row's tenant.
+        resource_id: Expression of the row's canonical path, where resource patterns matter.
+        namespace: Column of the row's namespace, for namespaced actions.
+    """
+    parts = [_clause(clause, tenant=tenant, resource_id=resource_id, namespace=namespace) for clause in clauses]
+    return or_(*parts) if parts else false()
+
+
+def _clause(
+    clause: Mapping[str, Any],
+    *,
+    tenant: ColumnElement[str],
+    resource_id: ColumnElement[str] | None,
+    namespace: ColumnElement[str] | None,
+) -> ColumnElement[bool]:
+    conditions: list[ColumnElement[bool]] = []
+    if clause["tenant"] is not None:
+        conditions.append(tenant == clause["tenant"])
+    if namespace is not None and _ANY not in clause["namespaces"]:
+        conditions.append(namespace.in_(list(clause["namespaces"])))
+    if _ALL_RESOURCES not in clause["resources"]:
+        conditions.append(_resources(clause["resources"], resource_id))
+    return and_(true(), *conditions)
+
+
+def _resources(patterns: Sequence[str], resource_id: ColumnElement[str] | None) -> ColumnElement[bool]:
+    if resource_id is None:
+        return false()
+    return or_(
+        false(),
+        *(
+            resource_id.startswith(pattern.removesuffix("**"), autoescape=True)
+            if pattern.endswith(_BELOW)
+            else resource_id == pattern
+            for pattern in patterns
+        ),
+    )

@@ -1,0 +1,138 @@
+"""People who sign in at an identity provider: OpenID Connect bearer tokens.
+
+Issuer, audience and algorithms are pinned by settings; nothing in a token chooses how it is checked. The provider's
+keys are fetched from the configured JWKS address only (never from ``jku`` or ``x5u``) and cached.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from joserfc.jwt import JWTClaimsRegistry
+
+from clave_common.access.model import Caller
+from clave_common.errors import Unauthenticated, Unavailable
+
+_LEEWAY_S = 30
+_REFETCH_S_MIN = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """One trusted issuer.
+
+    Attributes:
+        algorithms: Signature algorithms accepted, asymmetric ones only.
+        subject_claim: Claim that names the person; becomes ``user:<value>``.
+        tenant_claim: Claim that names the tenant; `tenant` applies where it is absent.
+    """
+
+    issuer: str
+    audience: str
+    jwks_url: str
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "Ed25519")
+    subject_claim: str = "preferred_username"
+    groups_claim: str = "groups"
+    tenant_claim: str | None = None
+    tenant: str = "default"
+    keys_s: float = 600.0
+
+
+FetchKeys = Callable[[str], Awaitable[bytes]]
+
+
+async def fetch_keys(url: str) -> bytes:
+    """Fetch a key set over HTTP, without redirects."""
+    async with httpx.AsyncClient(timeout=2.0, follow_redirects=False) as client:
+        response = await client.get(url)
+        response.raise_for_status()
+        return response.content
+
+
+class OidcVerifier:
+    """Checks tokens of one issuer."""
+
+    def __init__(self, settings: OidcSettings, *, fetch: FetchKeys = fetch_keys) -> None:
+        self._settings = settings
+        self._fetch = fetch
+        self._keys: KeySet | None = None
+        self._fetched_at = 0.0
+        self._registry = JWTClaimsRegistry(
+            leeway=_LEEWAY_S,
+            iss={"essential": True, "value": settings.issuer},
+            aud={"essential": True, "value": settings.audience},
+            sub={"essential": True},
+            exp={"essential": True},
+        )
+
+    def issued(self, token: str) -> bool:
+        """Tell whether a token claims to come from this issuer (a routing question, not a check)."""
+        try:
+            return bool(_unverified_claims(token).get("iss") == self._settings.issuer)
+        except ValueError:
+            return False
+
+    async def verify(self, token: str, *, source_ip: str | None) -> Caller:
+        """Return the person behind a token.
+
+        Raises:
+            Unauthenticated: Wrong signature, issuer, audience or time, or no usable subject.
+            Unavailable: The provider's keys cannot be fetched.
+        """
+        claims = await self._claims(token)
+        subject = claims.get(self._settings.subject_claim) or claims["sub"]
+        groups = claims.get(self._settings.groups_claim, [])
+        amr = claims.get("amr", [])
+        tenant = claims.get(self._settings.tenant_claim) if self._settings.tenant_claim else self._settings.tenant
+        if not isinstance(subject, str) or not isinstance(tenant, str) or tenant == "*":
+            raise Unauthenticated("The token names no usable subject or tenant.", code="invalid_token")
+        return Caller(
+            subject_id=f"user:{subject}",
+            subject_type="user",
+            tenant=tenant,
+            method="oidc",
+            expires_at=float(claims["exp"]),
+            groups=tuple(group for group in groups if isinstance(group, str)) if isinstance(groups, list) else (),
+            amr=tuple(item for item in amr if isinstance(item, str)) if isinstance(amr, list) else (),
+            source_ip=source_ip,
+        )
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        for fresh in (False, True):
+            keys = await self._key_set(fresh=fresh)
+            try:
+                decoded = jwt.decode(token, keys, algorithms=list(self._settings.algorithms))
+                self._registry.validate(decoded.claims)
+            except (JoseError, ValueError, KeyError, TypeError) as error:
+                if fresh or time.monotonic() - self._fetched_at < _REFETCH_S_MIN:
+                    raise Unauthenticated("The token is not valid here.", code="invalid_token") from error
+            else:
+                return decoded.claims
+        raise AssertionError("unreachable")
+
+    async def _key_set(self, *, fresh: bool) -> KeySet:
+        if self._keys is not None and not fresh and time.monotonic() - self._fetched_at < self._settings.keys_s:
+            return self._keys
+        try:
+            self._keys = KeySet.import_key_set(orjson.loads(await self._fetch(self._settings.jwks_url)))
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            if self._keys is None:
+                raise Unavailable(
+                    "The identity provider's keys cannot be fetched.", code="identity_provider_unavailable"
+                ) from error
+        self._fetched_at = time.monotonic()
+        return self._keys
+
+
+def _unverified_claims(token: str) -> dict[str, Any]:
+    import base64  # noqa: PLC0415 - only for tokens that are no API keys
+
+    part = token.split(".")[1]
+    claims = orjson.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return claims if isinstance(claims, dict) else {}

@@ -1,0 +1,135 @@
+# What one subject may hand to another: scopes of a new key, and a role by a new binding.
+#
+# Nobody gives more than is held here and now: the role must be bound in this tenant, the giver's own
+# credential must cover what is given, and a new binding names its tenant and namespaces, never "*".
+package clave.authz
+
+import rego.v1
+
+delegation_ok if {
+	scopes_ok
+	binding_ok
+}
+
+# ---- scopes of a key
+
+scopes_ok if lacks("delegates")
+
+scopes_ok if {
+	is_array(input.resource.properties.scopes)
+	count(input.resource.properties.scopes) > 0
+	every scope in input.resource.properties.scopes { may_give(scope) }
+}
+
+may_give(scope) if {
+	is_string(scope)
+	credential_covers(scope)
+	some binding in giving
+	holds(binding.role, scope)
+}
+
+# Outside its own tenant the giver is refused as tenant_mismatch already; that reason stands alone.
+giving contains binding if {
+	some binding in bindings
+	in_tenant(binding)
+}
+
+giving contains binding if {
+	some binding in bindings
+	not tenant_ok
+}
+
+# Verbatim, or a plain action that a held pattern covers, or anything by whoever holds everything.
+holds(role, scope) if {
+	some permission in holdings(role)
+	covers(permission, scope)
+}
+
+covers(permission, scope) if permission == scope
+
+covers("**", scope) if is_string(scope)
+
+covers(permission, scope) if {
+	is_string(scope)
+	not contains(scope, "*")
+	matches_action(permission, scope)
+}
+
+holdings(role) := {permission |
+	some r in graph.reachable(role_graph, {role})
+	some list in ["permissions", "may_delegate"]
+	some permission in object.get(data.clave.roles[r], list, [])
+}
+
+credential_covers(scope) if {
+	is_array(input.context.auth.scopes)
+	some own in input.context.auth.scopes
+	covers(own, scope)
+}
+
+# ---- a role by a binding
+
+binds_role if input.action.name == "admin:binding.create"
+
+binds_role if act.binds_role == true
+
+binding_ok if not binds_role
+
+binding_ok if {
+	asked := input.resource.properties.binding
+	binding_named(asked)
+	administrator_ok(asked)
+	every permission in holdings(asked.role) { may_bind(permission, asked) }
+}
+
+binding_named(asked) if {
+	is_string(asked.subject)
+	is_string(asked.role)
+	is_object(data.clave.roles[asked.role])
+	is_string(asked.tenant)
+	asked.tenant != "*"
+	asked.tenant == resource_tenant
+	is_array(asked.namespaces)
+	count(asked.namespaces) > 0
+	every namespace in asked.namespaces { is_object(data.clave.namespaces[namespace]) }
+	is_array(object.get(asked, "resources", ["**"]))
+}
+
+may_bind(permission, asked) if {
+	credential_covers(permission)
+	some binding in giving
+	holds(binding.role, permission)
+	every namespace in asked.namespaces { reaches_namespace(binding, namespace) }
+	every pattern in object.get(asked, "resources", ["**"]) { reaches_resource(binding, pattern) }
+}
+
+reaches_namespace(binding, _) if "*" in binding.namespaces
+
+reaches_namespace(binding, namespace) if namespace in binding.namespaces
+
+reaches_resource(binding, pattern) if {
+	is_string(pattern)
+	some own in object.get(binding, "resources", ["**"])
+	reaches(own, pattern)
+}
+
+reaches("**", _) if true
+
+reaches(own, pattern) if own == pattern
+
+reaches(own, pattern) if {
+	pattern != "**"
+	matches_resource(own, trim_suffix(pattern, "/**"))
+}
+
+# Roles over keys, bindings and policies belong to people: a machine has no second factor to show.
+administrator_ok(asked) if startswith(asked.subject, "user:")
+
+administrator_ok(asked) if not administers(asked.role)
+
+administers(role) if {
+	some name, entry in data.clave.catalog
+	entry.admin_network == true
+	some permission in holdings(role)
+	matches_action(permission, name)
+}

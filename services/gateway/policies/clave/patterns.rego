@@ -1,0 +1,47 @@
+# Which names a pattern covers.
+#
+# Actions: "**" covers all, a name covers itself, one trailing "*" covers the rest of its segment (it
+# never crosses a ":"). Resources: "**", the id itself, or "prefix/**" for what lies strictly below.
+# glob.match is avoided: OPA and regorus read "*" against "a:b" differently.
+package clave.authz
+
+import rego.v1
+
+matches_action("**", name) if is_string(name)
+
+matches_action(pattern, name) if {
+	is_string(pattern)
+	pattern == name
+}
+
+matches_action(pattern, name) if {
+	is_string(pattern)
+	is_string(name)
+	endswith(pattern, "*")
+	not endswith(pattern, "**")
+	prefix := trim_suffix(pattern, "*")
+	startswith(name, prefix)
+	not contains(trim_prefix(name, prefix), ":")
+}
+
+matches_resource("**", id) if is_string(id)
+
+matches_resource(pattern, id) if {
+	is_string(pattern)
+	pattern == id
+}
+
+matches_resource(pattern, id) if {
+	is_string(pattern)
+	is_string(id)
+	endswith(pattern, "/**")
+	prefix := trim_suffix(pattern, "**")
+	startswith(id, prefix)
+	id != prefix
+}
+
+# The enforcement point normalises ids; the policy still refuses an odd one.
+canonical_id(id) if {
+	is_string(id)
+	regex.match(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*(/[A-Za-z0-9_][A-Za-z0-9_.@-]*)*$`, id)
+}
