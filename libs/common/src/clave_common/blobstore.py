@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -173,8 +173,8 @@ class ObjectBlobStore:
     def __init__(self, url: str) -> None:
         from obstore.store import from_url  # noqa: PLC0415 - a large extension only this store needs
 
-        options = {"aws_allow_http": "true"} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") else {}
-        self._store = from_url(url, **options)
+        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        self._store = from_url(url, client_options={"allow_http": plain})
 
     async def put(
         self, chunks: AsyncIterator[bytes], *, digest: str | None = None, size_max: int | None = None
@@ -240,9 +240,9 @@ class ObjectBlobStore:
         await self._forget(_key(digest))
 
 
-def _append(file: "os.PathLike[bytes] | object", hasher: "hashlib._Hash", chunk: bytes) -> None:
+def _append(file: BinaryIO, hasher: "hashlib._Hash", chunk: bytes) -> None:
     hasher.update(chunk)
-    file.write(chunk)  # type: ignore[attr-defined]  # a binary file object
+    file.write(chunk)
 
 
 def _require_size(size: int, size_max: int | None) -> None:

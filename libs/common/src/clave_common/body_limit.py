@@ -28,6 +28,7 @@ class BodyLimitMiddleware:
             await problem_response(refusal)(scope, receive, send)
             return
         received = 0
+        refused = False
 
         async def counted() -> Message:
             nonlocal received
@@ -37,4 +38,13 @@ class BodyLimitMiddleware:
                 raise refusal
             return message
 
-        await self._app(scope, counted, send)
+        async def answered(message: Message) -> None:
+            # FastAPI turns what `receive` raises into a 400 of its own; the refusal takes its place.
+            nonlocal refused
+            if received <= self._bytes_max:
+                await send(message)
+            elif not refused:
+                refused = True
+                await problem_response(refusal)(scope, receive, send)
+
+        await self._app(scope, counted, answered)

@@ -40,5 +40,5 @@ def configure_logs(*, service: str, form: Literal["json", "console"] = "json", l
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Give a module its logger."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger

@@ -1,19 +1,24 @@
 """Starts a service's HTTP server: uvicorn on uvloop and httptools, with a bounded shutdown."""
 
+import asyncio
+from typing import Literal
+
 import uvicorn
 from fastapi import FastAPI
 
 from clave_common.settings import ServiceSettings
 
 
-def serve(app: FastAPI, settings: ServiceSettings, *, protocol: str | type = "httptools") -> None:
+def serve(
+    app: FastAPI, settings: ServiceSettings, *, protocol: Literal["httptools"] | type[asyncio.Protocol] = "httptools"
+) -> None:
     """Serve until SIGTERM, then finish what is in flight within the grace time."""
     uvicorn.run(
         app,
         host=settings.http_host,
         port=settings.http_port,
         loop="uvloop",
-        http=protocol,  # type: ignore[arg-type]  # uvicorn takes a protocol class as well
+        http=protocol,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -1,7 +1,8 @@
 """Reads Redis streams through consumer groups: at least once; handlers are idempotent by event id."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -91,10 +92,8 @@ class StreamConsumer:
                 raise
             await self.ensure_groups()
             return 0
-        batches = answer.items() if isinstance(answer, dict) else (answer or [])
         handled = 0
-        for stream, raw in batches:
-            entries = raw[0] if isinstance(answer, dict) and raw and isinstance(raw[0], list) else raw
+        for stream, entries in _batches(answer):
             handled += await self._handle(_text(stream), entries, handler)
         return handled
 
@@ -120,3 +119,13 @@ class StreamConsumer:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _batches(answer: Any) -> Iterator[tuple[bytes | str, Sequence[tuple[bytes, dict[bytes, bytes]]]]]:
+    """Level what redis-py gives under RESP 2 (pairs) and RESP 3 (a mapping to a list of lists)."""
+    if isinstance(answer, dict):
+        for stream, groups in answer.items():
+            for entries in groups:
+                yield stream, entries
+        return
+    yield from answer or ()

@@ -132,7 +132,7 @@ class CardInput(Request):
     usage_notes: list[str] = Field(default_factory=list)
     ethical_considerations: str = ""
     owners: list[str] = Field(default_factory=list)
-    allowed_namespaces: list[Namespace] = Field(default_factory=lambda: ["Development", "Staging", "Production"])
+    allowed_namespaces: list[Namespace] = Field(default=["Development", "Staging", "Production"])
     rate_limit_per_minute: float = Field(default=1000.0, gt=0, le=1_000_000)
     retrain_when: str = ""
 

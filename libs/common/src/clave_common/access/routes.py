@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute, Mount
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette.routing import Mount
 
 from clave_common.access.enforcement import access_of
 from clave_common.access.model import Caller, Resource
@@ -77,21 +77,20 @@ def route_actions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
     Raises:
         UngovernedRoute: A route declares nothing.
     """
-    for route in app.routes:
+    for route in iter_route_contexts(app.routes):
         yield _declared(route)
 
 
-def _declared(route: BaseRoute) -> tuple[str, str, str | None]:
-    path = getattr(route, "path", repr(route))
-    methods = ",".join(sorted(getattr(route, "methods", None) or ()))
-    endpoint = getattr(route, "endpoint", None)
-    if endpoint is not None and getattr(endpoint, _OPEN, False):
+def _declared(route: RouteContext) -> tuple[str, str, str | None]:
+    path = route.path or repr(route.original_route)
+    methods = ",".join(sorted(route.methods or ()))
+    if getattr(route.endpoint, _OPEN, False):
         return methods, path, None
-    if isinstance(route, APIRoute):
-        for action in _actions(route.dependant):
-            return methods, path, action
-    if isinstance(route, Mount):
+    if isinstance(route.original_route, Mount):
         raise UngovernedRoute(f"{path} is a mount; mounted applications hide their routes from governance.")
+    if isinstance(route.original_route, APIRoute):
+        for action in _actions(route.original_route.dependant):
+            return methods, path, action
     raise UngovernedRoute(f"{methods} {path} declares no action; give it `governed(...)`.")
 
 

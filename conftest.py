@@ -1,0 +1,44 @@
+"""Fixtures for every test of the workspace; `tests/clave_testing/README.md` tells which there are."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from clave_testing import servers
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.stash[_root] = servers.make_session_root()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    root = config.stash.get(_root, None)
+    if root is not None:
+        servers.stop_servers(root)
+
+
+_root: pytest.StashKey[Path] = pytest.StashKey()
+
+
+@pytest.fixture
+def service_database() -> Callable[[str], str]:
+    """A function: name of a service -> URL of a fresh database with that service's role and schema."""
+    return servers.new_database
+
+
+@pytest.fixture
+def redis_url() -> str:
+    """An empty Valkey database of this test's own."""
+    return servers.new_redis()
+
+
+@pytest.fixture
+def secrets_dir(tmp_path: Path) -> Iterator[Path]:
+    """A folder of freshly generated secrets, as the local stack makes them."""
+    from clave.stack.secrets import ensure_secrets
+
+    folder = tmp_path / "secrets"
+    folder.mkdir(mode=0o700)
+    ensure_secrets(folder, ("gateway", "registry", "features", "inference", "monitor", "trainer"))
+    yield folder
