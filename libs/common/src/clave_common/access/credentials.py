@@ -8,7 +8,7 @@ whether or not the key's id exists.
 import base64
 import binascii
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from clave_common.access.api_keys import ApiKey, parse_api_key, same_mac
 from clave_common.access.failed_attempts import FailedAttempts
@@ -40,6 +40,7 @@ class LocalVerifier:
         service_tokens: ServiceTokenVerifier,
         failed: FailedAttempts | None = None,
         oidc: OidcVerifier | None = None,
+        refresh: Callable[[], Awaitable[None]] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._pepper = pepper
@@ -47,6 +48,7 @@ class LocalVerifier:
         self._service_tokens = service_tokens
         self._failed = failed or FailedAttempts()
         self._oidc = oidc
+        self._refresh = refresh
         self._now = now
 
     async def verify(self, presented: Presented) -> Caller | None:
@@ -73,7 +75,7 @@ class LocalVerifier:
 
     async def _verified(self, presented: Presented, credential: str) -> Caller:
         if credential.startswith("clave_"):
-            return self._by_api_key(credential, presented)
+            return await self._by_api_key(credential, presented)
         if credential.count(".") != 2:  # noqa: PLR2004 - a JWS in compact form has three parts
             raise refused()
         if self._oidc is not None and self._oidc.issued(credential):
@@ -82,11 +84,14 @@ class LocalVerifier:
             credential, on_behalf_of=presented.on_behalf_of, source_ip=presented.source_ip
         )
 
-    def _by_api_key(self, text: str, presented: Presented) -> Caller:
+    async def _by_api_key(self, text: str, presented: Presented) -> Caller:
         key = parse_api_key(text)
         if key is None:
             raise refused()
         snapshot = self._snapshot()
+        if self._refresh is not None and (snapshot is None or key.id not in snapshot.keys):
+            await self._refresh()  # a key made a moment ago works at once
+            snapshot = self._snapshot()
         if snapshot is None:
             raise no_snapshot()
         record = self._record(key, snapshot)

@@ -6,7 +6,6 @@ never goes back.
 """
 
 import base64
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -196,8 +195,3 @@ def no_snapshot() -> Unavailable:
         code="access_snapshot_missing",
         retry_after_s=1.0,
     )
-
-
-def public_keys(path: Path) -> KeySet:
-    """Read everybody's public keys (``services.jwks.json``)."""
-    return KeySet.import_key_set(json.loads(path.read_text()))

@@ -25,8 +25,8 @@ from clave_common.access.model import Caller
 from clave_common.access.oidc import OidcSettings, OidcVerifier
 from clave_common.access.ratelimit import RateLimiter
 from clave_common.access.request_limits import RequestLimits
-from clave_common.access.service_tokens import ServiceTokenMinter, ServiceTokenVerifier
-from clave_common.access.snapshot import Snapshot, SnapshotFile, SnapshotSource, public_keys
+from clave_common.access.service_tokens import ServiceTokenMinter, ServiceTokenVerifier, public_keys
+from clave_common.access.snapshot import Snapshot, SnapshotFile, SnapshotSource
 from clave_common.access.snapshot_keeper import GatewaySource, SnapshotKeeper
 from clave_common.access.verification import CredentialVerifier
 from clave_common.background import Background
@@ -60,7 +60,12 @@ class AccessKit:
 
 
 def open_access(
-    settings: ServiceSettings, *, service: str, redis: Redis | None, source: SnapshotSource | None = None
+    settings: ServiceSettings,
+    *,
+    service: str,
+    redis: Redis | None,
+    source: SnapshotSource | None = None,
+    engine: PolicyEngine | None = None,
 ) -> AccessKit:
     """Build a service's enforcement; nothing is fetched before `AccessKit.run`.
 
@@ -69,11 +74,12 @@ def open_access(
         service: Its name, the audience of tokens it accepts.
         redis: For shared rate limits, wake-ups and the decision log; each works on without it.
         source: Where snapshots come from; the gateway's API when absent.
+        engine: What decides; chosen by the settings when absent.
     """
     secrets = settings.secrets_dir
     minter = ServiceTokenMinter.from_file(service, secrets / f"{service}.pem")
     keys = public_keys(secrets / JWKS_FILE)
-    engine = policy_engine(settings.peers)
+    engine = engine or policy_engine(settings.peers)
     keeper = SnapshotKeeper(
         source or GatewaySource(peer_client(minter, target="gateway", url=settings.peers.gateway_url, timeout_s=3.0)),
         engine,
@@ -86,6 +92,7 @@ def open_access(
     verifier = LocalVerifier(
         pepper=(secrets / PEPPER_FILE).read_bytes().strip(),
         snapshot=keeper.current,
+        refresh=keeper.refresh_soon,
         service_tokens=ServiceTokenVerifier(service, keys),
         oidc=_oidc(settings.peers),
     )
