@@ -5,6 +5,7 @@ Both hash while they write and never hold a whole blob in memory.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -106,7 +107,7 @@ class LocalBlobStore:
                 code="blob_store_unwritable",
             ) from error
         finally:
-            await asyncio.to_thread(partial.unlink, missing_ok=True)
+            await asyncio.to_thread(_forget_file, partial)
         return ref
 
     async def _receive(self, path: Path, chunks: AsyncIterator[bytes], size_max: int | None) -> BlobRef:
@@ -238,6 +239,11 @@ class ObjectBlobStore:
     async def delete(self, digest: str) -> None:
         """Delete the object."""
         await self._forget(_key(digest))
+
+
+def _forget_file(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()
 
 
 def _append(file: BinaryIO, hasher: "hashlib._Hash", chunk: bytes) -> None:

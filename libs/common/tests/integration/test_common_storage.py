@@ -1,0 +1,166 @@
+import asyncio
+import hashlib
+import json
+
+import pytest
+from clave_common.background import Background
+from clave_common.blobstore import BlobRef, DigestMismatch, bytes_of, open_blob_store, read_all
+from clave_common.database import Database, service_metadata
+from clave_common.errors import Aborted, InvalidArgument, NotFound, PayloadTooLarge, Unavailable
+from clave_common.idempotency import answer_once
+from clave_common.outbox import OutboxRelay
+from clave_common.redis_client import connect_redis
+from clave_common.streams import StreamConsumer
+from clave_contracts.events import AuditEntry, Event
+from sqlalchemy import create_engine
+from starlette.requests import Request
+from starlette.responses import Response
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def database(service_database):
+    url = service_database("registry")
+    metadata = service_metadata("registry")
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    metadata.create_all(engine)
+    engine.dispose()
+    opened = Database(url, metadata, service="registry")
+    yield opened
+    await opened.close()
+
+
+def event(**data):
+    return Event(type="RunStarted", source="registry", subject="models/churn", data=data)
+
+
+async def test_an_event_leaves_only_with_its_transaction(database, redis_url):
+    redis = connect_redis(redis_url)
+    relay = OutboxRelay(database, redis)
+    with pytest.raises(RuntimeError, match="operation failed"):
+        async with database.transaction() as tx:
+            await tx.emit(event(n=1))
+            raise RuntimeError("operation failed")
+    assert await relay.relay_once() == 0
+    async with database.transaction() as tx:
+        await tx.emit(event(n=2))
+        await tx.audit(AuditEntry(service="registry", actor="user:a", action="registry:model.create", resource="m"))
+    assert await relay.relay_once() == 2
+    assert await relay.relay_once() == 0
+    assert (await redis.xlen("clave.events.registry"), await redis.xlen("clave.audit")) == (1, 1)
+    await redis.aclose()
+
+
+async def test_a_consumer_gets_each_event_and_what_a_dead_one_left(database, redis_url):
+    redis = connect_redis(redis_url)
+    relay = OutboxRelay(database, redis)
+    async with database.transaction() as tx:
+        for number in range(5):
+            await tx.emit(event(n=number))
+    await relay.relay_once()
+    stream = "clave.events.registry"
+    dead = StreamConsumer(redis, streams=[stream], group="g", consumer="dead")
+    await dead.ensure_groups()
+    await redis.xreadgroup("g", "dead", {stream: ">"}, count=2)
+    seen: list[int] = []
+    done = asyncio.Event()
+
+    async def handle(entries):
+        seen.extend(json.loads(entry.body)["data"]["n"] for entry in entries)
+        if len(seen) >= 5:
+            done.set()
+
+    alive = StreamConsumer(redis, streams=[stream], group="g", consumer="b", block_ms=50, claim_after_ms=0)
+    task = asyncio.create_task(alive.run(handle, Background(), "events"))
+    await asyncio.wait_for(done.wait(), 5)
+    task.cancel()
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+    await redis.aclose()
+
+
+async def test_an_event_is_handled_once(database):
+    for expected in (True, False):
+        async with database.transaction() as tx:
+            assert await tx.first_time("monitor", "evt_1") is expected
+
+
+async def test_a_dead_database_is_unavailable(database):
+    away = Database("postgresql://nobody@/none?host=/nonexistent", database.metadata, service="registry")
+    with pytest.raises(Unavailable):
+        await away.ping()
+
+
+def posted(body: bytes, key: str | None) -> Request:
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"idempotency-key", key.encode())] if key else []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/models",
+        "headers": headers,
+        "query_string": b"",
+        "server": ("t", 80),
+        "scheme": "http",
+    }
+    return Request(scope, receive)
+
+
+async def test_the_same_key_gives_the_same_answer_and_another_body_is_refused(database):
+    calls = []
+
+    async def create():
+        calls.append(1)
+        return Response(b'{"id":1}', status_code=201)
+
+    first = await answer_once(database, posted(b"{}", "k"), principal="user:a", answer=create)
+    again = await answer_once(database, posted(b"{}", "k"), principal="user:a", answer=create)
+    assert (first.status_code, again.status_code, again.body, len(calls)) == (201, 201, b'{"id":1}', 1)
+    with pytest.raises(InvalidArgument):
+        await answer_once(database, posted(b"[]", "k"), principal="user:a", answer=create)
+    await answer_once(database, posted(b"{}", "k"), principal="user:b", answer=create)
+    assert len(calls) == 2
+
+
+async def test_a_failed_call_frees_its_key_and_a_running_one_holds_it(database):
+    async def fail():
+        with pytest.raises(Aborted):
+            await answer_once(database, posted(b"{}", "k2"), principal="user:a", answer=fail)
+        raise NotFound("gone")
+
+    with pytest.raises(NotFound):
+        await answer_once(database, posted(b"{}", "k2"), principal="user:a", answer=fail)
+
+    async def succeed():
+        return Response(b"{}")
+
+    assert (await answer_once(database, posted(b"{}", "k2"), principal="user:a", answer=succeed)).status_code == 200
+
+
+async def test_blobs_are_named_by_their_bytes_and_refuse_others(tmp_path):
+    store = open_blob_store(f"file://{tmp_path}/blobs")
+    data = b"x" * 3_000_000
+    digest = hashlib.sha256(data).hexdigest()
+    assert await store.put(bytes_of(data), digest=digest) == BlobRef(digest, len(data))
+    assert await store.put(bytes_of(data)) == BlobRef(digest, len(data))
+    assert await read_all(store, digest) == data
+    part = b"".join([chunk async for chunk in store.read(digest, start=10, end=25)])
+    assert part == data[10:25]
+    with pytest.raises(DigestMismatch):
+        await store.put(bytes_of(b"other"), digest=digest)
+    with pytest.raises(PayloadTooLarge):
+        await store.put(bytes_of(data), size_max=10)
+    with pytest.raises(InvalidArgument):
+        await store.size("../../etc/passwd")
+    with pytest.raises(NotFound):
+        await read_all(store, "0" * 64)
+    assert not list((tmp_path / "blobs" / "partial").iterdir())
+
+
+async def test_a_read_only_store_is_unavailable_and_leaves_nothing(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    with pytest.raises(Unavailable):
+        await open_blob_store(f"file://{blocked}").put(bytes_of(b"x"))
