@@ -1,0 +1,69 @@
+"""Runs the command line and turns what went wrong into one clear message and an exit code."""
+
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from clave.cli.app import app
+from clave.cli.output import say
+from clave.failures import Failure
+
+if TYPE_CHECKING:
+    from clave_contracts.problems import ServiceProblem
+
+_FAILED, _ENVIRONMENT, _REFUSED, _TIMED_OUT = 1, 3, 4, 5
+_REFUSALS = {401, 403, 409, 412, 422, 428, 429}
+_TIMEOUTS = {408, 504}
+_AWAY = {0, 502, 503}
+
+
+def run() -> NoReturn:
+    """Run one command and exit; typer itself answers wrong usage (2) and Ctrl-C (130)."""
+    try:
+        app()
+    except Failure as failure:
+        sys.exit(_tell(failure))
+    except BrokenPipeError:
+        sys.exit(0)  # `clave logs | head`: the reader has enough
+    except Exception as error:  # noqa: BLE001 - the entry point: whatever it was, say it in one line
+        sys.exit(_tell_unexpected(error))
+    sys.exit(0)
+
+
+def _tell(failure: Failure) -> int:
+    """Print the log first and the important line last, where the eye is."""
+    for line in failure.log:
+        say(f"  | {line}")
+    say(f"Error: {failure.what}")
+    if failure.remedy:
+        say(f"  {failure.remedy}")
+    return failure.exit_code
+
+
+def _tell_unexpected(error: Exception) -> int:
+    from clave_contracts.problems import ServiceProblem  # noqa: PLC0415 - only commands that asked can raise it
+
+    if isinstance(error, ServiceProblem):
+        return _tell_problem(error)
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    say(f"Error: {type(error).__name__}: {error}")
+    say("  This is a fault of clave itself; the same command with `clave --debug ...` shows where.")
+    return _FAILED
+
+
+def _tell_problem(problem: "ServiceProblem") -> int:
+    say(f"Error: {problem}")
+    reasons = problem.problem.get("reasons")
+    for reason in reasons if isinstance(reasons, list) else []:
+        say(f"  - {reason}")
+    facts = ", ".join(
+        f"{name} {problem.problem[name]}" for name in ("code", "decision_id", "trace_id") if name in problem.problem
+    )
+    say(f"  status {problem.status}{', ' + facts if facts else ''}")
+    if problem.status in _AWAY:
+        say("  Look at `clave status`.")
+        return _ENVIRONMENT
+    if problem.status in _REFUSALS:
+        return _REFUSED
+    return _TIMED_OUT if problem.status in _TIMEOUTS else _FAILED

@@ -1,0 +1,268 @@
+"""Commands for the local stack: up, down, status, logs, doctor, restart, edge render."""
+
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clave.cli.options import DataDir, OutputOption
+from clave.cli.output import Output, human_bytes, human_seconds, say, show_json, show_table
+from clave.failures import EnvironmentFailure, Failure
+
+if TYPE_CHECKING:
+    from clave.stack.layout import Layout
+
+_GROUP = "Stack"
+_FOLLOW_S = 0.3
+_STATUS_S = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(rich_help_panel=_GROUP)(up)
+    app.command(rich_help_panel=_GROUP)(down)
+    app.command(rich_help_panel=_GROUP)(status)
+    app.command(rich_help_panel=_GROUP)(logs)
+    app.command(rich_help_panel=_GROUP)(doctor)
+    app.command(rich_help_panel=_GROUP)(restart)
+    edge = typer.Typer(no_args_is_help=True, help="The edge's configuration.")
+    edge.command("render")(edge_render)
+    app.add_typer(edge, name="edge", rich_help_panel=_GROUP)
+
+
+def up(
+    *,
+    data_dir: DataDir = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Public port (default: 47310, or a free one where that is taken).",
+            show_default=False,
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until everything must be healthy.")] = 120.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start the local stack: Postgres, Valkey, Envoy, six services and a worker."""
+    from clave.stack import doctor as checks  # noqa: PLC0415 - only this command needs the stack's machinery
+    from clave.stack import lifecycle  # noqa: PLC0415
+
+    layout = _layout(data_dir)
+    say(f"data directory {layout.root}")
+    for finding in checks.examine(layout):
+        if finding.verdict == "failure":
+            raise EnvironmentFailure(f"{finding.check}: {finding.detail}.", remedy=finding.remedy)
+        if finding.verdict == "warning" and finding.check != "processes":
+            say(f"warning: {finding.check}: {finding.detail}. {finding.remedy}")
+    started = lifecycle.start(layout, port=port, timeout_s=timeout, tell=say)
+    url = f"http://127.0.0.1:{started.ports.public}"
+    if output is Output.JSON:
+        show_json({"url": url, "already_running": started.already_running, "connection": str(layout.connection)})
+    if started.already_running:
+        say(f"already running at {url}")
+    else:
+        say(f"ready in {started.seconds:.1f} s at {url} (REST and gRPC)")
+    say(f"addresses and keys: {layout.connection}")
+    if detach:
+        say("next: `clave status`, `clave demo churn`, `clave down`")
+        return
+    say("Ctrl-C stops it; `clave up --detach` leaves it running.")
+    _stay(layout.root)
+
+
+def _stay(root: Path) -> None:
+    """Hold the terminal until Ctrl-C, then stop the stack; end too when somebody else stops it."""
+    import signal  # noqa: PLC0415
+
+    from clave.stack import lifecycle, processes  # noqa: PLC0415
+    from clave.stack.layout import Layout  # noqa: PLC0415
+
+    layout = Layout.at(root)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        while processes.find_processes(layout.stack_id):
+            time.sleep(_STATUS_S)
+        say("the stack was stopped from elsewhere")
+    except KeyboardInterrupt:
+        say("stopping")
+        lifecycle.stop(layout)
+        say("stopped")
+
+
+def down(
+    *,
+    data_dir: DataDir = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete the data directory as well.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False,
+) -> None:
+    """Stop the local stack; the data stays unless you say --purge."""
+    from clave.stack import lifecycle  # noqa: PLC0415
+
+    layout = _layout(data_dir)
+    began = time.monotonic()
+    ended = lifecycle.stop(layout) if layout.root.exists() else 0
+    say(
+        f"stopped {ended} processes in {time.monotonic() - began:.1f} s"
+        if ended
+        else f"nothing runs from {layout.root}"
+    )
+    if purge and layout.root.exists():
+        _purge(layout.root, ask=not yes)
+
+
+def _purge(root: Path, *, ask: bool) -> None:
+    import shutil  # noqa: PLC0415
+
+    from clave.stack.layout import Layout  # noqa: PLC0415
+
+    layout = Layout.at(root)
+    if not (layout.run / "ports.json").exists():
+        raise EnvironmentFailure(f"{root} does not look like a data directory of clave; nothing deleted.")
+    if ask and not typer.confirm(f"Delete {root} with every model, prediction and key in it?"):
+        raise typer.Abort
+    outside = None if layout.sockets.is_relative_to(root) else layout.sockets
+    shutil.rmtree(root)
+    if outside is not None:
+        shutil.rmtree(outside, ignore_errors=True)
+    say(f"deleted {root}")
+
+
+def status(*, data_dir: DataDir = None, output: OutputOption = Output.TABLE) -> None:
+    """Show every process: state, health, memory, and what it waits for."""
+    from clave.stack.status import read_status  # noqa: PLC0415
+
+    found = read_status(_layout(data_dir))
+    if output is Output.JSON:
+        show_json(found.to_json())
+    else:
+        rows = [
+            (
+                line.name,
+                line.state.lower(),
+                line.pid or "",
+                human_seconds(line.uptime_s) if line.pid else "",
+                human_bytes(line.memory_bytes) if line.pid else "",
+                "ready" if line.healthy else "waiting",
+                line.waits_for,
+            )
+            for line in found.processes
+        ]
+        show_table(("process", "state", "pid", "up", "memory", "health", "waits for"), rows)
+        say(f"{found.url}  {human_bytes(found.memory_bytes)} in all, data in {found.data_dir}")
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def logs(
+    service: Annotated[str | None, typer.Argument(help="One process; all when left out.", show_default=False)] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines of each.")] = 40,
+    data_dir: DataDir = None,
+) -> None:
+    """Show the logs, newest last."""
+    layout = _layout(data_dir)
+    known = {path.stem: path for path in sorted(layout.logs.glob("*.log"))}
+    if not known:
+        raise EnvironmentFailure(f"There are no logs in {layout.logs}.", remedy="Start the stack with `clave up`.")
+    if service is not None and service not in known:
+        raise EnvironmentFailure(f"There is no log of {service!r}.", remedy=f"There are: {', '.join(known)}.")
+    chosen = {service: known[service]} if service else known
+    offsets = {}
+    for name, path in chosen.items():
+        with path.open(errors="replace") as file:
+            for line in deque(file, maxlen=lines):
+                _print_line(name, line, prefix=service is None)
+            offsets[name] = file.tell()
+    while follow:
+        for name, path in chosen.items():
+            offsets[name] = _print_new(name, path, offsets[name], prefix=service is None)
+        sys.stdout.flush()
+        time.sleep(_FOLLOW_S)
+
+
+def _print_new(name: str, path: Path, offset: int, *, prefix: bool) -> int:
+    """Print what was appended; a file shorter than before was rotated and is read from its start."""
+    if not path.exists():
+        return 0
+    start = offset if path.stat().st_size >= offset else 0
+    with path.open(errors="replace") as file:
+        file.seek(start)
+        for line in file:
+            _print_line(name, line, prefix=prefix)
+        return file.tell()
+
+
+def _print_line(name: str, line: str, *, prefix: bool) -> None:
+    sys.stdout.write(f"{name:<10} | {line}" if prefix else line)
+
+
+def doctor(*, data_dir: DataDir = None, output: OutputOption = Output.TABLE) -> None:
+    """Look for what may keep the stack from running; each finding names its remedy."""
+    from clave.stack.doctor import examine  # noqa: PLC0415
+
+    findings = examine(_layout(data_dir))
+    if output is Output.JSON:
+        show_json([vars(finding) for finding in findings])
+    else:
+        rows = [(finding.verdict, finding.check, finding.detail, finding.remedy) for finding in findings]
+        show_table(("", "check", "found", "remedy"), rows)
+    if any(finding.verdict == "failure" for finding in findings):
+        raise typer.Exit(EnvironmentFailure.exit_code)
+
+
+def restart(
+    process: Annotated[str, typer.Argument(help="Which process, as `clave status` names it.")],
+    *,
+    data_dir: DataDir = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until everything must be healthy.")] = 60.0,
+) -> None:
+    """Restart one process and wait until the stack is healthy again."""
+    from clave.stack import lifecycle  # noqa: PLC0415
+
+    began = time.monotonic()
+    lifecycle.restart(_layout(data_dir), process, timeout_s=timeout)
+    say(f"{process} is healthy again after {time.monotonic() - began:.1f} s")
+
+
+def edge_render(
+    *,
+    upstream: Annotated[list[str], typer.Option(help="NAME=HOST:PORT for each service and for inference_grpc.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT to listen on.")] = "0.0.0.0:47310",
+    domain: Annotated[list[str] | None, typer.Option(help="Accepted Host values; repeat it, or '*'.")] = None,
+    admin_socket: Annotated[str, typer.Option(help="Path of Envoy's administration socket.")] = "/tmp/envoy-admin.sock",  # noqa: S108
+) -> None:
+    """Print Envoy's configuration, for Compose or another place."""
+    from clave.stack import edge  # noqa: PLC0415
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise Failure(f"{listen!r} is not HOST:PORT.")
+    sys.stdout.write(
+        edge.render_edge(
+            edge.Edge(
+                listen_host=host,
+                listen_port=int(port),
+                domains=tuple(domain or edge.LOCAL_DOMAINS),
+                admin_socket=admin_socket,
+                upstreams=dict(edge.parse_upstream(text) for text in upstream),
+            )
+        )
+    )
+
+
+def _layout(data_dir: Path | None) -> "Layout":
+    from clave.connection import default_data_dir  # noqa: PLC0415
+    from clave.stack.layout import Layout  # noqa: PLC0415
+
+    return Layout.at(data_dir or default_data_dir())

@@ -1,0 +1,228 @@
+"""The Python SDK: one surface, synchronous (`Client`) and asynchronous (`AsyncClient`).
+
+Both speak through the one public address with one key. Everyday verbs are methods; every other route is reached
+through the typed clients of the contracts: ``client.registry``, ``client.trainer``, and so on. A refusal raises
+`ServiceProblem`, which carries the service's problem document.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from clave_contracts.features import ApplyAnswer, FeaturesClient, IngestReport, Repository
+from clave_contracts.gateway import GatewayClient, WhoAmI
+from clave_contracts.inference import InferAnswer, InferenceClient, InferRequest, InferTensor
+from clave_contracts.monitor import FeedbackItem, FeedbackRequest, FeedbackResult, MonitorClient, Report
+from clave_contracts.registry import RegistryClient, Version
+from clave_contracts.trainer import Run, RunCreate, TrainerClient
+
+from clave.connection import Connection, find_connection
+from clave.failures import TimedOut
+
+T = TypeVar("T")
+_POLL_S = 0.5
+_FINISHED = {"succeeded", "failed", "refused", "cancelled"}
+
+
+class AsyncClient:
+    """Speaks to a stack.
+
+    Args:
+        url: Base address; found through ``CLAVE_URL`` or the local stack's connection.json when absent.
+        api_key: Key; ``CLAVE_API_KEY`` or the local stack's admin key when absent.
+        data_dir: Data directory of a local stack.
+        timeout_s: Seconds for each call.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        data_dir: Path | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self.connection: Connection = find_connection(url=url, api_key=api_key, data_dir=data_dir)
+        self.http = httpx.AsyncClient(
+            base_url=self.connection.url,
+            headers={"authorization": f"Bearer {self.connection.api_key}", "user-agent": "clave-sdk"},
+            timeout=timeout_s,
+            trust_env=False,
+        )
+        self.gateway = GatewayClient(self.http)
+        self.registry = RegistryClient(self.http)
+        self.features = FeaturesClient(self.http)
+        self.inference = InferenceClient(self.http)
+        self.monitor = MonitorClient(self.http)
+        self.trainer = TrainerClient(self.http)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.http.aclose()
+
+    async def whoami(self) -> WhoAmI:
+        """Ask who the key belongs to."""
+        return await self.gateway.whoami()
+
+    async def predict(
+        self,
+        endpoint: str,
+        *,
+        entities: dict[str, list[Any]] | None = None,
+        inputs: Sequence[InferTensor] = (),
+        parameters: dict[str, Any] | None = None,
+    ) -> InferAnswer:
+        """Ask an endpoint for predictions.
+
+        Args:
+            endpoint: Name of the endpoint or of a registered model.
+            entities: Entity keys, column by column; the service then reads the features itself.
+            inputs: Tensors, when the caller brings the features.
+            parameters: Further request parameters of the protocol.
+        """
+        merged = {**(parameters or {}), **({"entities": entities} if entities else {})}
+        return await self.inference.infer(endpoint, InferRequest(parameters=merged, inputs=list(inputs)))
+
+    async def send_feedback(self, items: Sequence[FeedbackItem]) -> FeedbackResult:
+        """Tell what really happened after predictions, at most 10,000 at once."""
+        return await self.monitor.send_feedback(FeedbackRequest(items=list(items)))
+
+    async def report(self, endpoint: str) -> Report:
+        """Read drift and performance of an endpoint's live version."""
+        return await self.monitor.report(endpoint)
+
+    async def version(self, model: str, version: int) -> Version:
+        """Describe a model version."""
+        return await self.registry.version(model, version)
+
+    async def apply(self, repository: Repository, *, dry_run: bool = False) -> ApplyAnswer:
+        """Bring the feature store to a repository's state."""
+        return await self.features.apply(repository, dry_run=dry_run)
+
+    async def ingest(self, view: str, content: bytes, *, media_type: str = "text/csv") -> IngestReport:
+        """Ingest a table into a feature view."""
+        return await self.features.ingest(view, content, media_type=media_type)
+
+    async def start_run(self, pipeline: str, *, reason: str = "", params: dict[str, Any] | None = None) -> Run:
+        """Start a pipeline run; it goes on by itself."""
+        return await self.trainer.start_run(pipeline, RunCreate(reason=reason, params=params or {}))
+
+    async def wait_for_run(self, run_id: str, *, timeout_s: float = 900.0) -> Run:
+        """Wait until a run has ended, however it ended.
+
+        Raises:
+            TimedOut: It is still on its way.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (run := await self.trainer.run(run_id)).status not in _FINISHED:
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimedOut(
+                    f"Run {run_id} is still {run.status}.", remedy=f"Watch it with `clave runs show {run_id}`."
+                )
+            await asyncio.sleep(_POLL_S)
+        return run
+
+
+class Client:
+    """The same surface for code without an event loop; the loop runs in a thread of its own.
+
+    ``client.api`` is the asynchronous client; ``client.call(client.api.registry.endpoint("churn"))`` reaches any of
+    its typed calls.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        data_dir: Path | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self.api = AsyncClient(url, api_key, data_dir=data_dir, timeout_s=timeout_s)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="clave-client", daemon=True)
+        self._thread.start()
+
+    @property
+    def connection(self) -> Connection:
+        """Where the client speaks to, and with which key."""
+        return self.api.connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        self.call(self.api.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def call(self, awaitable: Awaitable[T]) -> T:
+        """Wait for any call of ``client.api``."""
+
+        async def _await() -> T:
+            return await awaitable
+
+        work: Coroutine[Any, Any, T] = _await()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def whoami(self) -> WhoAmI:
+        """Ask who the key belongs to."""
+        return self.call(self.api.whoami())
+
+    def predict(
+        self,
+        endpoint: str,
+        *,
+        entities: dict[str, list[Any]] | None = None,
+        inputs: Sequence[InferTensor] = (),
+        parameters: dict[str, Any] | None = None,
+    ) -> InferAnswer:
+        """Ask an endpoint for predictions; see `AsyncClient.predict`."""
+        return self.call(self.api.predict(endpoint, entities=entities, inputs=inputs, parameters=parameters))
+
+    def send_feedback(self, items: Sequence[FeedbackItem]) -> FeedbackResult:
+        """Tell what really happened after predictions, at most 10,000 at once."""
+        return self.call(self.api.send_feedback(items))
+
+    def report(self, endpoint: str) -> Report:
+        """Read drift and performance of an endpoint's live version."""
+        return self.call(self.api.report(endpoint))
+
+    def version(self, model: str, version: int) -> Version:
+        """Describe a model version."""
+        return self.call(self.api.version(model, version))
+
+    def apply(self, repository: Repository, *, dry_run: bool = False) -> ApplyAnswer:
+        """Bring the feature store to a repository's state."""
+        return self.call(self.api.apply(repository, dry_run=dry_run))
+
+    def ingest(self, view: str, content: bytes, *, media_type: str = "text/csv") -> IngestReport:
+        """Ingest a table into a feature view."""
+        return self.call(self.api.ingest(view, content, media_type=media_type))
+
+    def start_run(self, pipeline: str, *, reason: str = "", params: dict[str, Any] | None = None) -> Run:
+        """Start a pipeline run; it goes on by itself."""
+        return self.call(self.api.start_run(pipeline, reason=reason, params=params))
+
+    def wait_for_run(self, run_id: str, *, timeout_s: float = 900.0) -> Run:
+        """Wait until a run has ended, however it ended; see `AsyncClient.wait_for_run`."""
+        return self.call(self.api.wait_for_run(run_id, timeout_s=timeout_s))

@@ -1,0 +1,78 @@
+"""How to reach a stack: ``connection.json`` of a local one, or ``CLAVE_URL`` and ``CLAVE_API_KEY`` of any."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from clave.failures import EnvironmentFailure, NotRunning
+from clave.stack.layout import Layout
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where a stack is and the key to speak to it with.
+
+    Attributes:
+        url: Base of every REST path.
+        grpc: ``host:port`` of gRPC.
+        api_key: The caller's key.
+        key_file: File the key came from, None when it came from elsewhere.
+    """
+
+    url: str
+    grpc: str
+    api_key: str
+    key_file: Path | None = None
+
+
+def default_data_dir() -> Path:
+    """``CLAVE_DATA_DIR``, else ``.clave`` in the current folder."""
+    return Path(os.environ.get("CLAVE_DATA_DIR") or ".clave")
+
+
+def write_connection(layout: Layout, content: dict[str, Any]) -> None:
+    """Write connection.json so that nobody reads half of it."""
+    draft = layout.connection.with_suffix(".new")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(layout.connection)
+
+
+def find_connection(*, data_dir: Path | None = None, url: str | None = None, api_key: str | None = None) -> Connection:
+    """Find the stack: explicit values first, then ``CLAVE_URL``, then the data directory.
+
+    Args:
+        data_dir: Data directory of a local stack; the default one when None.
+        url: Base address given by the user.
+        api_key: Key given by the user.
+
+    Raises:
+        EnvironmentFailure: An address without a key.
+        NotRunning: The data directory holds no running stack.
+    """
+    key = api_key or os.environ.get("CLAVE_API_KEY")
+    address = url or (None if data_dir else os.environ.get("CLAVE_URL"))
+    if address:
+        if not key:
+            raise EnvironmentFailure(
+                f"No API key for {address}.",
+                remedy="Set CLAVE_API_KEY, or give --api-key (it shows in the process list).",
+            )
+        return Connection(url=address.rstrip("/"), grpc=urlsplit(address).netloc, api_key=key)
+    layout = Layout.at(data_dir or default_data_dir())
+    try:
+        known = json.loads(layout.connection.read_text())
+    except FileNotFoundError as error:
+        raise NotRunning(
+            f"No stack runs from {layout.root}.",
+            remedy="Start one with `clave up`, name its folder with --data-dir, or set CLAVE_URL and CLAVE_API_KEY.",
+        ) from error
+    key_file = Path(known["admin_key_file"])
+    return Connection(
+        url=known["url"],
+        grpc=known["grpc"],
+        api_key=key or key_file.read_text().strip(),
+        key_file=None if key else key_file,
+    )

@@ -1,0 +1,360 @@
+"""Start and stop the local stack.
+
+`start` goes from nothing to healthy in a fixed order: leftovers, secrets, ports, Postgres and Valkey and Envoy,
+database roles, migrations, services, health, connection.json. Every step may be repeated, so a start that was
+interrupted anywhere is continued by the next one. `stop` leaves no process behind.
+"""
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from clave.connection import write_connection
+from clave.failures import EnvironmentFailure, NotRunning, StartFailed, TimedOut
+from clave.stack import edge, health, postgres, processes
+from clave.stack.layout import SERVICES, Layout
+from clave.stack.ports import PortPlan, plan_ports, read_ports, record_ports
+from clave.stack.programs import (
+    Program,
+    infrastructure,
+    port_names,
+    service_environment,
+    service_programs,
+    write_valkey_configuration,
+)
+from clave.stack.secrets import Passwords, ensure_secrets, read_passwords, write_secret
+from clave.stack.supervisor import Supervisor, launch, write_configuration
+
+Tell = Callable[[str], None]
+_POLL_S = 0.1
+_BACKOFF_S_MAX = 12.0
+_INFRASTRUCTURE_TIMEOUT_S = 60.0
+_MIGRATION_TIMEOUT_S = 120
+_STOP_TIMEOUT_S = 60.0
+_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Started:
+    """The outcome of `start`.
+
+    Attributes:
+        already_running: Whether there was nothing to do.
+        ports: Where it listens.
+        seconds: How long it took.
+    """
+
+    already_running: bool
+    ports: PortPlan
+    seconds: float
+
+
+def start(
+    layout: Layout, *, port: int | None, timeout_s: float, tell: Tell, services: tuple[str, ...] = SERVICES
+) -> Started:
+    """Bring the stack up, or find it up.
+
+    Args:
+        layout: Where.
+        port: The public port the user named; None leaves it to clave.
+        timeout_s: Seconds until the services must be healthy.
+        tell: Told each step in one line.
+        services: Which services to run.
+
+    Raises:
+        EnvironmentFailure: This machine is in the way.
+        StartFailed: A program does not start.
+        TimedOut: A program is not healthy in time.
+    """
+    began = time.monotonic()
+    layout.create()
+    with _alone(layout):
+        running = _running(layout)
+        if running is not None:
+            supervisor, passwords, ports = running
+            if port is not None and port != ports.public:
+                raise EnvironmentFailure(
+                    f"The stack of {layout.root} already runs on port {ports.public}.",
+                    remedy=f"Use it there, or `clave down` first and `clave up --port {port}` then.",
+                )
+            _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
+            _connect(layout, ports, services)
+            return Started(already_running=True, ports=ports, seconds=time.monotonic() - began)
+        _clear_leftovers(layout, tell)
+        passwords = ensure_secrets(layout.secrets, services)
+        ports = _choose_ports(layout, port, services, tell)
+        supervisor = _start_infrastructure(layout, passwords, ports, services, tell)
+        try:
+            _start_services(layout, supervisor, passwords, ports, services, tell)
+            _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
+        except BaseException:
+            # Half a stack would answer some requests and not others; the logs stay for whoever looks.
+            _stop(layout, supervisor)
+            raise
+        _connect(layout, ports, services)
+    return Started(already_running=False, ports=ports, seconds=time.monotonic() - began)
+
+
+def stop(layout: Layout) -> int:
+    """Stop the stack of a data directory.
+
+    Returns:
+        How many processes were ended; 0 when nothing ran.
+    """
+    before = len(processes.find_processes(layout.stack_id))
+    if before == 0:
+        layout.connection.unlink(missing_ok=True)
+        return 0
+    with _alone(layout):
+        try:
+            supervisor = Supervisor(layout, read_passwords(layout.secrets))
+        except FileNotFoundError:
+            supervisor = None
+        _stop(layout, supervisor)
+    return before
+
+
+def restart(layout: Layout, name: str, *, timeout_s: float) -> None:
+    """Restart one program and wait until the stack is healthy again.
+
+    Raises:
+        NotRunning: There is no stack.
+        EnvironmentFailure: The stack has no program of this name.
+    """
+    running = _running(layout)
+    if running is None:
+        raise NotRunning(f"No stack runs from {layout.root}.", remedy="Start it with `clave up`.")
+    supervisor, passwords, ports = running
+    known = supervisor.states()
+    if name not in known:
+        raise EnvironmentFailure(f"The stack has no process {name!r}.", remedy=f"It has: {', '.join(sorted(known))}.")
+    in_group = name in SERVICES or name == "worker"
+    supervisor.restart(name, group="services" if in_group else "")
+    services = tuple(service for service in SERVICES if service in known)
+    _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
+
+
+def open_running(layout: Layout) -> tuple[Supervisor, Passwords, PortPlan]:
+    """Speak to the supervisor of a running stack.
+
+    Raises:
+        NotRunning: There is none.
+    """
+    running = _running(layout)
+    if running is None:
+        raise NotRunning(f"No stack runs from {layout.root}.", remedy="Start it with `clave up`.")
+    return running
+
+
+def _running(layout: Layout) -> tuple[Supervisor, Passwords, PortPlan] | None:
+    ports = read_ports(layout.run / "ports.json")
+    try:
+        passwords = read_passwords(layout.secrets)
+    except FileNotFoundError:
+        return None
+    supervisor = Supervisor(layout, passwords)
+    if ports is None or not supervisor.is_running():
+        return None
+    return supervisor, passwords, ports
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Let one `up` or `down` at a time work on a data directory."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    with (layout.run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _clear_leftovers(layout: Layout, tell: Tell) -> None:
+    layout.connection.unlink(missing_ok=True)
+    ended = processes.end_processes(layout.stack_id)
+    if ended:
+        names = ", ".join(sorted({process.program for process in ended}))
+        tell(f"ended {len(ended)} processes that an earlier stack left behind ({names})")
+    for stale in (layout.supervisor_socket, layout.run / "supervisord.pid", layout.edge_admin_socket):
+        stale.unlink(missing_ok=True)
+
+
+def _choose_ports(layout: Layout, port: int | None, services: tuple[str, ...], tell: Tell) -> PortPlan:
+    record = layout.run / "ports.json"
+    ports = plan_ports(explicit=port, names=port_names(services), record=record, seed=int(layout.stack_id, 16))
+    if ports.moved_from is not None:
+        tell(f"port {ports.moved_from} is taken by {ports.holder}; using {ports.public} instead")
+    record_ports(ports, record)
+    return ports
+
+
+def _start_infrastructure(
+    layout: Layout, passwords: Passwords, ports: PortPlan, services: tuple[str, ...], tell: Tell
+) -> Supervisor:
+    run_as = postgres.choose_user(layout.postgres)
+    if run_as is not None:
+        tell("running as root: Postgres runs unprivileged, without a new account")
+    if postgres.initialise(layout, run_as, superuser_password=passwords.postgres):
+        tell("made the Postgres cluster")
+    write_valkey_configuration(layout, passwords)
+    write_secret(layout.run / "envoy.yaml", _render_local_edge(layout, ports))
+    programs = [*infrastructure(layout, run_as), *service_programs(layout, services, ports, passwords)]
+    first = frozenset(program.name for program in programs if not program.group)
+    write_configuration(layout, programs, passwords, started=first)
+    supervisor = Supervisor(layout, passwords)
+    supervisor.await_running(launch(layout))
+    try:
+        deadline = time.monotonic() + _INFRASTRUCTURE_TIMEOUT_S
+        _await(layout, supervisor, ports, passwords, names=["postgres", "valkey", "edge"], deadline=deadline)
+    except BaseException:
+        _stop(layout, supervisor)
+        raise
+    tell("Postgres, Valkey and Envoy are up")
+    # From here on a supervisor that is restarted by its keeper starts the services as well.
+    write_configuration(layout, programs, passwords, started=frozenset(program.name for program in programs))
+    return supervisor
+
+
+def _render_local_edge(layout: Layout, ports: PortPlan) -> str:
+    upstreams = {
+        # A stack of fewer services still has every route; those answer 503.
+        name: edge.Upstream(host="127.0.0.1", port=ports.services.get(name.replace("_grpc", ".grpc"), 1))
+        for name in edge.CLUSTERS
+    }
+    return edge.render_edge(
+        edge.Edge(
+            listen_host="127.0.0.1",
+            listen_port=ports.public,
+            domains=edge.LOCAL_DOMAINS,
+            admin_socket=str(layout.edge_admin_socket),
+            upstreams=upstreams,
+        )
+    )
+
+
+def _start_services(
+    layout: Layout, supervisor: Supervisor, passwords: Passwords, ports: PortPlan, services: tuple[str, ...], tell: Tell
+) -> None:
+    postgres.prepare_database(layout, passwords)
+    programs = {program.name: program for program in service_programs(layout, services, ports, passwords)}
+    with ThreadPoolExecutor(max_workers=min(len(os.sched_getaffinity(0)), 4)) as pool:
+        # Each service starts as soon as its own schema is there.
+        for service in pool.map(lambda name: _migrate(layout, name, programs[name], ports, passwords), services):
+            supervisor.start(service, group="services")
+    if "worker" in programs:
+        supervisor.start("worker", group="services")
+    if services:
+        tell(f"database schemas are current; starting {len(programs)} service processes")
+
+
+def _migrate(layout: Layout, service: str, program: Program, ports: PortPlan, passwords: Passwords) -> str:
+    environment = {
+        **os.environ,
+        **service_environment(layout, service, ports, passwords),
+        processes.MARK: layout.stack_id,
+        processes.PROGRAM_MARK: f"{service}-migration",
+    }
+    attempt = subprocess.run(
+        [*program.argv[:-1], "migrate"],
+        cwd=layout.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_MIGRATION_TIMEOUT_S,
+    )
+    with layout.log(service).open("a") as log:
+        log.write(attempt.stdout + attempt.stderr)
+    if attempt.returncode != 0:
+        raise StartFailed(
+            f"The database migration of {service} failed.",
+            remedy=f"The whole log: {layout.log(service)}",
+            log=(attempt.stdout + attempt.stderr).splitlines()[-_LOG_LINES:],
+        )
+    return service
+
+
+def _await_health(
+    layout: Layout,
+    supervisor: Supervisor,
+    ports: PortPlan,
+    passwords: Passwords,
+    *,
+    services: tuple[str, ...],
+    timeout_s: float,
+) -> None:
+    names = ["postgres", "valkey", *services, *(["worker"] if "trainer" in services else []), "edge"]
+    _await(layout, supervisor, ports, passwords, names=names, deadline=time.monotonic() + timeout_s)
+
+
+def _await(
+    layout: Layout, supervisor: Supervisor, ports: PortPlan, passwords: Passwords, *, names: list[str], deadline: float
+) -> None:
+    """Wait until every named program runs and is ready; fail early when one keeps dying."""
+    failing_since: dict[str, float] = {}
+    waiting = list(names)
+    answers: dict[str, health.Health] = {}
+    while waiting:
+        now = time.monotonic()
+        states = supervisor.states()
+        for name in waiting:
+            if states[name].state in {"BACKOFF", "EXITED", "FATAL"}:
+                since = failing_since.setdefault(name, now)
+                if now - since > _BACKOFF_S_MAX:
+                    raise StartFailed(
+                        f"{name} keeps ending: {states[name].reason or states[name].state.lower()}.",
+                        remedy=f"The whole log: {layout.log(name)}",
+                        log=tail(layout, name),
+                    )
+        answers = health.check_all(waiting, layout, ports, passwords)
+        waiting = [name for name in waiting if not (answers[name].ready and states[name].state == "RUNNING")]
+        if waiting and now > deadline:
+            reasons = "; ".join(f"{name} waits for {answers[name].waits_for or 'its start'}" for name in waiting)
+            raise TimedOut(
+                f"Not healthy in time: {reasons}.",
+                remedy=f"The whole log: {layout.log(waiting[0])}; more time with --timeout SECONDS.",
+                log=tail(layout, waiting[0]),
+            )
+        if waiting:
+            time.sleep(_POLL_S)
+
+
+def tail(layout: Layout, program: str, lines: int = _LOG_LINES) -> list[str]:
+    """Last lines of a program's log; empty when it has none."""
+    try:
+        return layout.log(program).read_text(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+def _connect(layout: Layout, ports: PortPlan, services: tuple[str, ...]) -> None:
+    addresses: dict[str, dict[str, str]] = {}
+    for service in services:
+        http = f"http://127.0.0.1:{ports.services[service]}"
+        addresses[service] = {"http": http, "metrics": f"{http}/metrics"}
+        if f"{service}.grpc" in ports.services:
+            addresses[service]["grpc"] = f"127.0.0.1:{ports.services[f'{service}.grpc']}"
+    write_connection(
+        layout,
+        {
+            "url": f"http://127.0.0.1:{ports.public}",
+            "grpc": f"127.0.0.1:{ports.public}",
+            "admin_key_file": str(layout.admin_key),
+            "services": addresses,
+            "version": version("clave"),
+        },
+    )
+
+
+def _stop(layout: Layout, supervisor: Supervisor | None) -> None:
+    layout.connection.unlink(missing_ok=True)
+    if supervisor is not None and supervisor.is_running():
+        supervisor.shut_down()
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while processes.find_processes(layout.stack_id) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    processes.end_processes(layout.stack_id)

@@ -1,0 +1,108 @@
+"""The stack's generated secrets: made once, never shown, each file 0600 in a 0700 folder.
+
+pepper               32 random bytes, hex; keys API-key digests
+<service>.pem        Ed25519 private key with which a service signs its tokens
+services.jwks.json   the public halves, one key for each service, ``kid`` = its name
+passwords.json       Postgres superuser, one role for each service, Valkey, the supervisor's socket
+"""
+
+import base64
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+_PASSWORD_BYTES = 24
+
+
+@dataclass(frozen=True)
+class Passwords:
+    """Generated passwords; URL-safe characters only, so that they need no quoting in a URL.
+
+    Attributes:
+        postgres: Superuser of the cluster.
+        roles: Password of ``clave_<service>`` for each service.
+        valkey: Password of Valkey.
+        supervisor: Password of the supervisor's control socket.
+    """
+
+    postgres: str
+    roles: dict[str, str]
+    valkey: str
+    supervisor: str
+
+
+def ensure_secrets(folder: Path, services: tuple[str, ...]) -> Passwords:
+    """Make whatever secret is missing and leave the others as they are.
+
+    Args:
+        folder: The 0700 folder.
+        services: Names of the services that need a signing key and a role.
+    """
+    folder.chmod(0o700)
+    if not (folder / "pepper").exists():
+        write_secret(folder / "pepper", secrets.token_hex(32))
+    keys = {service: _ensure_signing_key(folder / f"{service}.pem") for service in services}
+    jwks = {"keys": [_public_jwk(service, key) for service, key in keys.items()]}
+    write_secret(folder / "services.jwks.json", json.dumps(jwks, indent=2))
+    return _ensure_passwords(folder / "passwords.json", services)
+
+
+def read_passwords(folder: Path) -> Passwords:
+    """Read the passwords of a stack that was started before."""
+    return Passwords(**json.loads((folder / "passwords.json").read_text()))
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a 0600 file so that nobody ever sees half of it or a wider mode."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _ensure_signing_key(path: Path) -> Ed25519PrivateKey:
+    if not path.exists():
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_secret(path, pem.decode())
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise TypeError(f"{path} does not hold an Ed25519 key")
+    return key
+
+
+def _public_jwk(service: str, key: Ed25519PrivateKey) -> dict[str, str]:
+    raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": service, "x": x}
+
+
+def _ensure_passwords(path: Path, services: tuple[str, ...]) -> Passwords:
+    known: dict[str, object] = json.loads(path.read_text()) if path.exists() else {}
+    roles = known.get("roles")
+    known_roles = roles if isinstance(roles, dict) else {}
+    passwords = Passwords(
+        postgres=str(known.get("postgres") or _password()),
+        roles={service: str(known_roles.get(service) or _password()) for service in services},
+        valkey=str(known.get("valkey") or _password()),
+        supervisor=str(known.get("supervisor") or _password()),
+    )
+    write_secret(path, json.dumps(vars(passwords), indent=2))
+    return passwords
+
+
+def _password() -> str:
+    return secrets.token_hex(_PASSWORD_BYTES)
