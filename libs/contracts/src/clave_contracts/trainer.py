@@ -35,6 +35,13 @@ class GatePolicy(Request):
     latency_us_p50_max: float = Field(default=5000.0, gt=0)
     model_bytes_max: int = Field(default=50_000_000, gt=0)
     rows_min: int = Field(default=100, ge=1)
+    true_positive_rate_gap_max: dict[str, float] = Field(
+        default_factory=dict,
+        description="Attributes judged by the gap of true positive rates instead of the parity ratio, with the limit.",
+    )
+    group_rows_min: int = Field(default=50, ge=1)
+    calibration_error_max: float = Field(default=0.2, gt=0, le=1)
+    robustness_auc_loss_max: float = Field(default=0.05, gt=0, le=1)
 
 
 class PipelineSpec(Request):
@@ -124,6 +131,80 @@ class RunPage(Answer):
     next_page_token: str = ""
 
 
+class Attempt(Answer):
+    """One start of a step.
+
+    Attributes:
+        outcome: ``succeeded``, ``waiting``, ``refused``, ``failed``, ``lost`` (its worker died), or None while it runs.
+    """
+
+    step: str
+    number: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    error: str | None = None
+
+
+class AttemptList(Answer):
+    """The journal of a run's attempts, oldest first."""
+
+    attempts: list[Attempt]
+
+
+class PipelineList(Answer):
+    """Every pipeline, by name."""
+
+    pipelines: list[Pipeline]
+
+
+class BusinessHours(Request):
+    """Days (Monday = 0) and times of day, ``08:00``, within which a scheduled run may start."""
+
+    days: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4])
+    start: str = "08:00"
+    end: str = "18:00"
+
+
+class ScheduleSpec(Request):
+    """When a pipeline runs by itself.
+
+    Attributes:
+        cron: Five fields in the wall clock of `zone`; or `interval_s`.
+        misfire: ``coalesce`` starts one run for all missed times, ``skip`` none.
+        active_runs_max: No run starts while the pipeline has this many unfinished ones.
+    """
+
+    pipeline: Name
+    cron: str | None = None
+    interval_s: float | None = Field(default=None, gt=0)
+    zone: str = "UTC"
+    business_hours: BusinessHours | None = None
+    misfire: Literal["coalesce", "skip"] = "coalesce"
+    active_runs_max: int = Field(default=1, ge=1, le=20)
+    params: dict[str, Any] = Field(default_factory=dict)
+    reason: str = ""
+    enabled: bool = True
+
+
+class Schedule(Answer):
+    """A stored schedule, when it is due next, and why its last due time started nothing (empty: it did)."""
+
+    id: str
+    spec: ScheduleSpec
+    next_at: datetime | None = None
+    last_skip: str = ""
+    created_by: str
+    updated_at: datetime
+
+
+class ScheduleList(Answer):
+    """Every schedule."""
+
+    schedules: list[Schedule]
+
+
 class TrainerClient(ServiceClient):
     """Calls the trainer."""
 
@@ -147,3 +228,15 @@ class TrainerClient(ServiceClient):
     async def cancel(self, run_id: str) -> Run:
         """Ask a run to stop."""
         return await self.post(Run, f"{API}/runs/{run_id}/cancel")
+
+    async def retry(self, run_id: str) -> Run:
+        """Try a failed or cancelled run again from its first unfinished step."""
+        return await self.post(Run, f"{API}/runs/{run_id}/retry")
+
+    async def attempts(self, run_id: str) -> AttemptList:
+        """Read the journal of a run's attempts."""
+        return await self.get(AttemptList, f"{API}/runs/{run_id}/attempts")
+
+    async def create_schedule(self, spec: ScheduleSpec) -> Schedule:
+        """Create a schedule."""
+        return await self.post(Schedule, f"{API}/schedules", spec)
