@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,18 +197,30 @@ def is_accepting(layout: Layout, *, password: str) -> bool:
 
 
 def prepare_database(layout: Layout, passwords: Passwords) -> None:
-    """Create the database, and for each service a role and a schema that only this role may use. Repeatable."""
-    from psycopg import sql  # noqa: PLC0415 - commands that never ask Postgres start without it
+    """Create the stack's database, roles and schemas. Repeatable."""
+    create_roles_and_schemas(
+        lambda database: connect(layout, password=passwords.postgres, database=database), passwords.roles
+    )
 
-    with connect(layout, password=passwords.postgres) as server:
+
+def create_roles_and_schemas(
+    superuser: Callable[[str], psycopg.Connection[tuple[object, ...]]], roles: Mapping[str, str]
+) -> None:
+    """Create the database, and for each service a role and a schema that only this role may use. Repeatable.
+
+    Args:
+        superuser: Opens a superuser connection to a database by its name; each statement commits.
+        roles: Password of ``clave_<service>`` for each service.
+    """
+    with superuser(SUPERUSER) as server:
         found = server.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if found is None:
             server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
-    with connect(layout, password=passwords.postgres, database=DATABASE) as server:
+    with superuser(DATABASE) as server:
         server.execute("REVOKE ALL ON DATABASE clave FROM PUBLIC")
         server.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        roles = {str(row[0]) for row in server.execute("SELECT rolname FROM pg_roles").fetchall()}
-        for service, password in passwords.roles.items():
+        known = {str(row[0]) for row in server.execute("SELECT rolname FROM pg_roles").fetchall()}
+        for service, password in roles.items():
             role = f"clave_{service}"
             names = {"role": sql.Identifier(role), "schema": sql.Identifier(service)}
             if role not in roles:

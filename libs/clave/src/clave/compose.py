@@ -1,0 +1,185 @@
+"""What the containers of ``deploy/compose`` run: make the secrets, migrate, start one service.
+
+    python -m clave.compose init --port 47310    once, before everything: secrets, and the configurations made of them
+    python -m clave.compose migrate              database, roles, schemas, every service's migrations
+    python -m clave.compose serve registry       read the secrets into the service's variables and become it
+    python -m clave.compose healthy 47322        exit 0 when the service on that port is ready
+
+The volume with the secrets is the stack's trust: whoever reads it is the stack. Passwords come out of files here and go
+into the environment of the one process that needs them; nothing secret stands in the compose file.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psycopg
+
+from clave.stack.edge import CLUSTERS, Edge, Upstream, render_edge
+from clave.stack.layout import SERVICES
+from clave.stack.postgres import DATABASE, SUPERUSER, create_roles_and_schemas
+from clave.stack.secrets import ensure_secrets, read_passwords, write_secret
+
+SECRETS = Path("/run/clave")
+EDGE = Path("/run/edge")
+STATE = Path("/var/lib/clave")
+CLAVE_UID = 10001
+PORTS = {service: 47321 + number for number, service in enumerate(SERVICES)}
+GRPC_PORT = 47327
+_PUBLIC_PORT_INSIDE = 47310
+_OPA_AUTHORIZATION = """# Written by `clave.compose init`: anybody in the network may ask, only the gateway may change.
+package system.authz
+
+import rego.v1
+
+default allow := false
+
+allow if input.path[0] == "health"
+
+allow if {
+\tinput.method == "POST"
+\tinput.path == ["v1", "data", "clave", "authz", "decision"]
+}
+
+allow if input.identity == "%s"
+"""
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(prog="python -m clave.compose", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init").add_argument("--port", type=int, default=_PUBLIC_PORT_INSIDE)
+    commands.add_parser("migrate")
+    commands.add_parser("serve").add_argument("program", choices=[*SERVICES, "worker"])
+    commands.add_parser("healthy").add_argument("port", type=int)
+    asked = parser.parse_args()
+    if asked.command == "init":
+        initialise(public_port=asked.port)
+    elif asked.command == "migrate":
+        migrate()
+    elif asked.command == "serve":
+        serve(asked.program)
+    else:
+        sys.exit(0 if is_ready(asked.port) else 1)
+
+
+def initialise(*, public_port: int) -> None:
+    """Make every secret that is missing, render the configurations, hand the volumes to the containers' user."""
+    SECRETS.mkdir(exist_ok=True)
+    passwords = ensure_secrets(SECRETS, SERVICES)
+    for name in ("postgres", "redis", "opa", "admin"):
+        (SECRETS / name).mkdir(mode=0o700, exist_ok=True)
+    write_secret(SECRETS / "postgres" / "password", passwords.postgres)
+    write_secret(SECRETS / "redis" / "password", passwords.valkey)
+    write_secret(SECRETS / "redis" / "redis.conf", redis_configuration(passwords.valkey))
+    token = SECRETS / "opa" / "token"
+    if not token.exists():
+        write_secret(token, secrets.token_hex(32))
+    write_secret(SECRETS / "opa" / "authz.rego", _OPA_AUTHORIZATION % token.read_text())
+    (EDGE / "envoy.yaml").write_text(edge_configuration(public_port))
+    for folder in (SECRETS, EDGE, Path("/data/redis"), Path("/data/state")):
+        _hand_over(folder)
+
+
+def redis_configuration(password: str) -> str:
+    """Redis keeps every write, evicts nothing, and answers nobody without the password."""
+    lines = (
+        "bind 0.0.0.0",
+        f"requirepass {password}",
+        "dir /data",
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory 512mb",
+        "maxmemory-policy noeviction",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def edge_configuration(public_port: int) -> str:
+    """Render Envoy's configuration for the containers' names; `public_port` is what callers put into Host."""
+    ports = {**PORTS, "inference_grpc": GRPC_PORT}
+    upstreams = {name: Upstream(host=name.removesuffix("_grpc"), port=ports[name]) for name in CLUSTERS}
+    domains = tuple(f"{host}:{public_port}" for host in ("127.0.0.1", "localhost")) + ("127.0.0.1", "localhost", "edge")
+    return render_edge(
+        Edge(
+            listen_host="0.0.0.0",  # noqa: S104 - inside the container; the host publishes it on loopback
+            listen_port=_PUBLIC_PORT_INSIDE,
+            domains=domains,
+            admin_socket="/tmp/envoy-admin.sock",  # noqa: S108 - the container's own tmpfs
+            upstreams=upstreams,
+        )
+    )
+
+
+def migrate() -> None:
+    """Make the database, the roles and the schemas, then run every service's migrations."""
+    passwords = read_passwords(SECRETS)
+
+    def superuser(database: str) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(
+            host="postgres", user=SUPERUSER, password=passwords.postgres, dbname=database, autocommit=True
+        )
+
+    create_roles_and_schemas(superuser, passwords.roles)
+    for service in SERVICES:
+        subprocess.run(
+            [sys.executable, "-m", f"clave_{service}", "migrate"], env=environment(service), check=True, timeout=300
+        )
+
+
+def serve(program: str) -> None:
+    """Become a service or the worker."""
+    service, verb = ("trainer", "worker") if program == "worker" else (program, "serve")
+    variables = environment(service)
+    Path(variables[f"CLAVE_{service.upper()}_DATA_DIR"]).mkdir(parents=True, exist_ok=True)
+    os.execve(sys.executable, [sys.executable, "-m", f"clave_{service}", verb], variables)  # noqa: S606 - our own program
+
+
+def environment(service: str) -> dict[str, str]:
+    """The variables of one service: the same names that the embedded stack sets."""
+    passwords = read_passwords(SECRETS)
+    prefix = f"CLAVE_{service.upper()}_"
+    own = {
+        "HTTP_HOST": "0.0.0.0",  # noqa: S104 - inside the internal network only
+        "HTTP_PORT": str(PORTS[service]),
+        "DATABASE_URL": f"postgresql://clave_{service}:{passwords.roles[service]}@postgres:5432/{DATABASE}",
+        "REDIS_URL": f"redis://:{passwords.valkey}@redis:6379/0",
+        "DATA_DIR": str(STATE / service),
+        "SECRETS_DIR": str(SECRETS),
+        "BLOB_URL": (STATE / "blobs" / service).as_uri(),
+        "GRPC_HOST": "0.0.0.0",  # noqa: S104 - inside the internal network only
+        "GRPC_PORT": str(GRPC_PORT),
+        "ADMIN_KEY_FILE": str(SECRETS / "admin" / "admin.key"),
+        "OPA_TOKEN_FILE": str(SECRETS / "opa" / "token"),
+    }
+    return {**os.environ, **{prefix + name: value for name, value in own.items()}}
+
+
+def is_ready(port: int) -> bool:
+    """Ask the service of this container whether it can do its work."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+            return bool(json.load(answer).get("ready"))
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def _hand_over(folder: Path) -> None:
+    if os.geteuid() != 0 or not folder.is_dir():
+        return
+    for top, _, files in os.walk(folder):
+        os.chown(top, CLAVE_UID, CLAVE_UID)
+        for name in files:
+            os.chown(Path(top) / name, CLAVE_UID, CLAVE_UID, follow_symlinks=False)
+
+
+if __name__ == "__main__":
+    main()
