@@ -204,7 +204,7 @@ def prepare_database(layout: Layout, passwords: Passwords) -> None:
 
 
 def create_roles_and_schemas(
-    superuser: Callable[[str], psycopg.Connection[tuple[object, ...]]], roles: Mapping[str, str]
+    superuser: "Callable[[str], psycopg.Connection[tuple[object, ...]]]", roles: Mapping[str, str]
 ) -> None:
     """Create the database, and for each service a role and a schema that only this role may use. Repeatable.
 
@@ -212,6 +212,8 @@ def create_roles_and_schemas(
         superuser: Opens a superuser connection to a database by its name; each statement commits.
         roles: Password of ``clave_<service>`` for each service.
     """
+    from psycopg import sql  # noqa: PLC0415 - commands that never ask Postgres start without it
+
     with superuser(SUPERUSER) as server:
         found = server.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if found is None:
@@ -223,7 +225,7 @@ def create_roles_and_schemas(
         for service, password in roles.items():
             role = f"clave_{service}"
             names = {"role": sql.Identifier(role), "schema": sql.Identifier(service)}
-            if role not in roles:
+            if role not in known:
                 server.execute(sql.SQL("CREATE ROLE {role}").format(**names))
             server.execute(
                 sql.SQL("ALTER ROLE {role} LOGIN NOINHERIT CONNECTION LIMIT 20 PASSWORD {password}").format(
