@@ -107,7 +107,8 @@ def edge_configuration(public_port: int) -> str:
     """Render Envoy's configuration for the containers' names; `public_port` is what callers put into Host."""
     ports = {**PORTS, "inference_grpc": GRPC_PORT}
     upstreams = {name: Upstream(host=name.removesuffix("_grpc"), port=ports[name]) for name in CLUSTERS}
-    domains = tuple(f"{host}:{public_port}" for host in ("127.0.0.1", "localhost")) + ("127.0.0.1", "localhost", "edge")
+    hosts = ("127.0.0.1", "localhost")
+    domains = (*(f"{host}:{public_port}" for host in hosts), *hosts, "edge")
     return render_edge(
         Edge(
             listen_host="0.0.0.0",  # noqa: S104 - inside the container; the host publishes it on loopback

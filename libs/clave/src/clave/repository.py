@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
-
-from clave.failures import EnvironmentFailure, Failure
 from clave_contracts.features import Repository
 from clave_contracts.monitor import RetrainingPolicy
 from clave_contracts.trainer import PipelineSpec
+from pydantic import BaseModel, ValidationError
+
+from clave.failures import EnvironmentFailure, Failure
 
 T = TypeVar("T", bound=BaseModel)
 _FILE_BYTES_MAX = 1024 * 1024

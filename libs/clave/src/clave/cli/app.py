@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from clave.cli import stack
+from clave.cli import access, loop, registry, settings, stack
 
 app = typer.Typer(
     name="clave",
@@ -42,3 +42,7 @@ def clave(
 
 
 stack.register(app)
+loop.register(app)
+registry.register(app)
+access.register(app)
+settings.register(app)

@@ -11,9 +11,8 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        envvar="CLAVE_DATA_DIR",
         metavar="DIR",
-        help="Data directory of the local stack (default: .clave in the current folder).",
+        help="Data directory of the local stack (default: CLAVE_DATA_DIR, else .clave in the current folder).",
         show_default=False,
     ),
 ]

@@ -1,11 +1,13 @@
 """One prediction over gRPC (Open Inference Protocol), on the same public port and with the same key as REST."""
 
+import struct
 from dataclasses import dataclass
 
-from clave.connection import Connection
 from clave_contracts.inference import InferTensor
 from clave_contracts.inference_grpc import open_inference_pb2 as messages
 from clave_contracts.inference_grpc import open_inference_pb2_grpc as stubs
+
+from clave.connection import Connection
 
 _TIMEOUT_S = 15.0
 
@@ -33,7 +35,7 @@ async def infer_over_grpc(connection: Connection, *, model: str, tensor: InferTe
     sent = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     sent.contents.fp32_contents.extend(float("nan") if value is None else float(value) for value in tensor.data)
     async with grpc.aio.insecure_channel(connection.grpc) as channel:
-        stub = stubs.GRPCInferenceServiceStub(channel)
+        stub = stubs.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code
         answer = await stub.ModelInfer(
             request, metadata=(("authorization", f"Bearer {connection.api_key}"),), timeout=_TIMEOUT_S
         )
@@ -45,8 +47,6 @@ async def infer_over_grpc(connection: Connection, *, model: str, tensor: InferTe
 
 
 def _scores(answer: "messages.ModelInferResponse") -> list[float]:
-    import struct  # noqa: PLC0415
-
     for index, output in enumerate(answer.outputs):
         if output.datatype != "FP32":
             continue

