@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from clave_testing import servers
+from clave_testing.stack import Stack, shared_stack
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +32,12 @@ def service_database() -> Callable[[str], str]:
 def redis_url() -> str:
     """An empty Valkey database of this test's own."""
     return servers.new_redis()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    """The session's running stack: every service, Postgres, Valkey, Envoy, a worker. Mark the test `stack`."""
+    return shared_stack()
 
 
 @pytest.fixture

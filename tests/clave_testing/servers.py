@@ -200,6 +200,8 @@ def stop_servers(root: Path) -> None:
     """Stop what the session started and remove its folder (controller only)."""
     for state in root.glob("*.json"):
         found = json.loads(state.read_text())
+        if "stop" in found:
+            subprocess.run(found["stop"], check=False, capture_output=True, timeout=120)
         if "pid" in found:
             try:
                 os.kill(found["pid"], found["signal"])
