@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from clave.cli import access, loop, registry, settings, stack
+from clave.cli import access, demo, loop, registry, settings, stack
 
 app = typer.Typer(
     name="clave",
@@ -42,6 +42,7 @@ def clave(
 
 
 stack.register(app)
+demo.register(app)
 loop.register(app)
 registry.register(app)
 access.register(app)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 
 class Bar:
@@ -57,12 +58,12 @@ class Timeline:
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""
         self._record("chapter", title, {})
-        self._console.print(f"\n[bold cyan]{self._clock()}  {title}[/]")
+        self._console.print(Text(f"\n{self._clock()}  {title}", style="bold cyan"))
 
-    def line(self, text: str, **figures: Any) -> None:
+    def line(self, text: str, *, style: str = "", **figures: Any) -> None:
         """Tell one thing that happened, with its figures for programs."""
         self._record("event", text, figures)
-        self._console.print(f"[dim]{self._clock()}[/]  {text}")
+        self._console.print(Text.assemble((f"{self._clock()}  ", "dim"), (text, style)))
 
     def plain(self, text: str) -> None:
         """Tell something that is no event."""
