@@ -1,0 +1,1 @@
+"""The pure rules of the trainer: standard library and numpy only."""

@@ -1,0 +1,1 @@
+"""The trainer's operations: each opens one transaction."""

@@ -1,0 +1,1 @@
+"""What each step of a run does: it gets a context, works, and says how it ended."""

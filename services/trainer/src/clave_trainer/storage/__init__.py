@@ -1,0 +1,1 @@
+"""The trainer's tables and every query on them."""
