@@ -1,0 +1,1 @@
+"""The wire of the registry's own API: parse, call one operation, render."""

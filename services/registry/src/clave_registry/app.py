@@ -1,0 +1,170 @@
+"""The registry's composition root: reads the settings once and wires everything."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from clave_common.access import Access
+from clave_common.access.wiring import AccessKit, open_access
+from clave_common.background import Background
+from clave_common.blobstore import BlobStore, open_blob_store
+from clave_common.clock import Clock, SystemClock
+from clave_common.database import Database
+from clave_common.outbox import LOOP_NAME as OUTBOX_LOOP
+from clave_common.outbox import OutboxRelay
+from clave_common.peers import peer_client
+from clave_common.redis_client import connect_redis
+from clave_common.service_app import create_service_app
+from clave_common.settings import ServiceSettings
+from clave_contracts.monitor import MonitorClient
+from clave_contracts.registry import API
+from fastapi import APIRouter, FastAPI
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from redis.asyncio import Redis
+
+from clave_registry.analysis import MonitorAnalysis
+from clave_registry.api.blobs import blob_routes
+from clave_registry.api.endpoints import endpoint_routes
+from clave_registry.api.models import model_routes
+from clave_registry.api.operations import Operations
+from clave_registry.api.versions import version_routes
+from clave_registry.controller import LOOP_NAME as ROLLOUT_LOOP
+from clave_registry.controller import RolloutController
+from clave_registry.runtime.model_inspector import Limits, ModelInspector
+from clave_registry.services.approvals import Approvals
+from clave_registry.services.blobs import Blobs
+from clave_registry.services.cards import Cards
+from clave_registry.services.desired import DesiredStates
+from clave_registry.services.endpoints import Endpoints
+from clave_registry.services.lineage import Lineages
+from clave_registry.services.models import Models
+from clave_registry.services.rollouts import AnalysisSource, Rollouts
+from clave_registry.services.versions import Versions
+from clave_registry.storage.tables import metadata
+
+VERSION = "0.1.0"
+_MIB = 1024 * 1024
+
+
+class Settings(ServiceSettings):
+    """What the registry needs to run, from ``CLAVE_REGISTRY_*``.
+
+    Attributes:
+        blob_bytes_max: Largest blob.
+        model_bytes_max: Largest ONNX graph that is looked into.
+        inspection_memory_bytes: Address space of the sandbox that looks.
+        inspection_s_max: Seconds it may take.
+        rollout_tick_s: Seconds between two searches for rollouts that are due.
+        rollout_look_s: Seconds between two looks at a rollout's analysis.
+        approval_valid_s: Seconds for which a person's approval counts.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CLAVE_REGISTRY_", extra="ignore")
+
+    blob_bytes_max: int = Field(default=8 * 1024 * _MIB, ge=_MIB)
+    model_bytes_max: int = Field(default=512 * _MIB, ge=_MIB)
+    inspection_memory_bytes: int = Field(default=3 * 1024 * _MIB, ge=512 * _MIB)
+    inspection_s_max: float = Field(default=120.0, gt=0)
+    rollout_tick_s: float = Field(default=0.5, gt=0, le=60)
+    rollout_look_s: float = Field(default=2.0, ge=0.2, le=3600)
+    approval_valid_s: float = Field(default=14 * 86_400.0, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """The registry's parts, for its loops and for tests."""
+
+    operations: Operations
+    controller: RolloutController
+    routers: list[APIRouter]
+
+
+def wire(
+    settings: Settings,
+    *,
+    database: Database,
+    store: BlobStore,
+    access: Access,
+    source: AnalysisSource,
+    clock: Clock | None = None,
+) -> Wired:
+    """Build the operations, the rollout controller and the routes."""
+    now = clock or SystemClock()
+    inspector = ModelInspector(
+        Limits(
+            model_bytes=settings.model_bytes_max,
+            memory_bytes=settings.inspection_memory_bytes,
+            wall_s=settings.inspection_s_max,
+        )
+    )
+    rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s)
+    operations = Operations(
+        database=database,
+        blobs=Blobs(database, store, now, size_max=settings.blob_bytes_max),
+        models=Models(database, now),
+        versions=Versions(database, store, inspector, now),
+        approvals=Approvals(database, access, now, approval_valid_s=settings.approval_valid_s),
+        cards=Cards(database, now),
+        lineage=Lineages(database),
+        endpoints=Endpoints(database, access, now),
+        rollouts=rollouts,
+        desired=DesiredStates(database),
+    )
+    routers = [
+        blob_routes(operations),
+        model_routes(operations),
+        version_routes(operations),
+        endpoint_routes(operations),
+    ]
+    return Wired(operations, RolloutController(database, rollouts, tick_s=settings.rollout_tick_s), routers)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the registry's application with its loops."""
+    database = Database(
+        settings.database_url.get_secret_value(),
+        metadata,
+        service="registry",
+        connections_max=settings.database_connections_max,
+    )
+    redis = connect_redis(settings.redis_url.get_secret_value())
+    kit = open_access(settings, service="registry", redis=redis)
+    monitor = peer_client(kit.minter, target="monitor", url=settings.peers.monitor_url)
+    wired = wire(
+        settings,
+        database=database,
+        store=open_blob_store(settings.blob_url),
+        access=kit.access,
+        source=MonitorAnalysis(MonitorClient(monitor)),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        background = _loops(kit, database, redis, wired.controller)
+        async with background, monitor:
+            yield
+        await redis.aclose()
+        await database.close()
+
+    return create_service_app(
+        service="registry",
+        version=VERSION,
+        description="Models, versions, artifacts, lineage, approvals, cards, endpoints, rollouts.",
+        routers=wired.routers,
+        access=kit.access,
+        verifier=kit.verifier,
+        checks={"database": database.ping, "access": kit.ready},
+        lifespan=lifespan,
+        body_bytes_max=settings.body_bytes_max,
+        streaming_prefixes=(f"{API}/blobs/",),
+    )
+
+
+def _loops(kit: AccessKit, database: Database, redis: Redis, controller: RolloutController) -> Background:
+    background = Background()
+    relay = OutboxRelay(database, redis)
+    background.add("access", lambda: kit.run(background))
+    background.add(OUTBOX_LOOP, lambda: relay.run(background))
+    background.add(ROLLOUT_LOOP, lambda: controller.run(background))
+    return background

@@ -1,0 +1,1 @@
+"""What the registry runs: the sandbox that looks into models, the loop that advances rollouts."""

@@ -1,0 +1,1 @@
+"""The registry's operations: one class per noun, one transaction per operation."""

@@ -1,0 +1,109 @@
+"""Operations on blobs: bytes come in once, verified, and never change."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from clave_common.access import Caller
+from clave_common.blobstore import BlobRef, BlobStore, checked_digest
+from clave_common.clock import Clock
+from clave_common.database import Database
+from clave_common.errors import InvalidArgument, NotFound
+
+from clave_registry.services.governance import record_change, tenant_of
+from clave_registry.storage import blobs
+
+RANGE_UNIT = "bytes="
+
+
+class RangeNotSatisfiable(InvalidArgument):
+    """The range asked for lies outside of the blob."""
+
+    code = "range_not_satisfiable"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Part of a blob: bytes `start` to before `end` of `size`."""
+
+    start: int
+    end: int
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the blob."""
+        return self.start == 0 and self.end == self.size
+
+
+class Blobs:
+    """Store and give bytes by their digest."""
+
+    def __init__(self, database: Database, store: BlobStore, clock: Clock, *, size_max: int) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._size_max = size_max
+
+    async def put(self, caller: Caller, digest: str, chunks: AsyncIterator[bytes]) -> BlobRef:
+        """Store a stream of bytes under their sha256; a known blob is not written again.
+
+        Raises:
+            DigestMismatch: The bytes hash to something else.
+            PayloadTooLarge: There are too many.
+        """
+        checked_digest(digest)
+        known = await self._store.size(digest)
+        if known is None:
+            ref = await self._store.put(chunks, digest=digest, size_max=self._size_max)
+        else:
+            async for _ in chunks:
+                pass
+            ref = BlobRef(digest, known)
+        async with self._database.transaction() as tx:
+            await blobs.note(tx, ref.digest, ref.size, at=self._clock.now())
+            if known is None:
+                await record_change(
+                    tx,
+                    caller,
+                    "registry:blob.write",
+                    f"blobs/{digest}",
+                    tenant=tenant_of(caller),
+                    size=ref.size,
+                )
+        return ref
+
+    async def size(self, digest: str) -> int:
+        """Tell a blob's size in bytes.
+
+        Raises:
+            NotFound: It is not stored.
+        """
+        size = await self._store.size(checked_digest(digest))
+        if size is None:
+            raise NotFound(f"There is no blob {digest}.", code="blob_not_found", digest=digest)
+        return size
+
+    def read(self, digest: str, part: Slice) -> AsyncIterator[bytes]:
+        """Stream a part of a blob."""
+        return self._store.read(digest, start=part.start, end=part.end)
+
+
+def asked_slice(header: str | None, size: int) -> Slice:
+    """Read a ``Range`` header of one range (RFC 9110, section 14); anything else asks for the whole.
+
+    Raises:
+        RangeNotSatisfiable: The range starts after the last byte.
+    """
+    whole = Slice(0, size, size)
+    if header is None or not header.startswith(RANGE_UNIT) or "," in header:
+        return whole
+    first, dash, last = header.removeprefix(RANGE_UNIT).strip().partition("-")
+    if not dash or not (first + last).isdecimal():
+        return whole
+    if not first:
+        part = Slice(max(0, size - int(last)), size, size)
+    else:
+        part = Slice(int(first), min(size, int(last) + 1) if last else size, size)
+    if part.start >= part.end:
+        raise RangeNotSatisfiable(f"The blob has {size} bytes.", size=size)
+    return part

@@ -1,0 +1,83 @@
+"""The desired state of inference: what to load, how to route, what to keep warm.
+
+Its revision is a digest over its content, so that equal states have equal revisions on every replica and after every
+restart, and a poll that finds nothing new costs no body.
+"""
+
+import hashlib
+
+import orjson
+from clave_common.database import Database
+from clave_contracts import registry as contract
+
+from clave_registry.converters import to_artifacts, to_routes
+from clave_registry.domain.traffic import Route
+from clave_registry.services.endpoints import routes_of
+from clave_registry.services.rollout_rows import running_rollout
+from clave_registry.storage import endpoints, versions
+from clave_registry.storage.records import EndpointRow, EntryRow, VersionRow
+
+ENDPOINTS_MAX = 10_000
+
+
+class DesiredStates:
+    """Assemble the desired state from the rows of endpoints, rollouts and versions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self) -> contract.DesiredState:
+        """Assemble the desired state of all tenants."""
+        async with self._database.transaction() as tx:
+            rows = await endpoints.page(tx, tenant=None, after=None, limit=ENDPOINTS_MAX)
+            shown = [_endpoint(row, routes_of(row, await running_rollout(tx, row))) for row in rows]
+            keys = {
+                (row.model_id, number)
+                for row, endpoint in zip(rows, shown, strict=True)
+                for number in (*(route.version for route in endpoint.routes), *endpoint.keep)
+            }
+            owners = {row.model_id: row for row in rows}
+            found = await versions.several(tx, sorted(keys))
+            entries = await versions.entries_of(tx, [row.manifest_digest for row in found])
+        loaded = [_version(row, owners[row.model_id], entries) for row in found]
+        loaded.sort(key=lambda version: (version.model, version.version))
+        content = [state.model_dump(mode="json") for state in (*shown, *loaded)]
+        revision = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+        return contract.DesiredState(revision=revision, endpoints=shown, versions=loaded)
+
+
+def _endpoint(row: EndpointRow, routes: tuple[Route, ...]) -> contract.DesiredEndpoint:
+    shown = to_routes(routes)
+    wanted = {route.version for route in shown}
+    keep = [row.previous_version] if row.previous_version and row.previous_version not in wanted else []
+    return contract.DesiredEndpoint.model_validate(
+        {
+            "name": row.name,
+            "model": row.model,
+            "namespace": row.namespace,
+            "tenant": row.tenant,
+            "feature_service": row.feature_service,
+            "routes": [route.model_dump() for route in shown],
+            "keep": keep,
+        }
+    )
+
+
+def _version(row: VersionRow, owner: EndpointRow, entries: list[EntryRow]) -> contract.DesiredVersion:
+    return contract.DesiredVersion.model_validate(
+        {
+            "model": owner.model,
+            "version": row.version,
+            "manifest_digest": row.manifest_digest,
+            "artifacts": [
+                artifact.model_dump()
+                for artifact in to_artifacts([e for e in entries if e.manifest_digest == row.manifest_digest])
+            ],
+            "signature": row.signature,
+            "status": row.status,
+            "tenant": owner.tenant,
+            "contributors": row.contributors,
+            "rate_limit_per_minute": row.card.get("rate_limit_per_minute") or 1000.0,
+            "allowed_namespaces": row.card.get("allowed_namespaces") or [],
+        }
+    )

@@ -1,0 +1,1 @@
+"""The registry's rows: tables, and one module of queries per noun."""
