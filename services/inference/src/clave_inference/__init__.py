@@ -1,1 +1,3 @@
 """Loaded models and predictions."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,217 @@
+"""Composition root: the settings, and everything they wire together."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from clave_common.access.wiring import AccessKit, open_access
+from clave_common.background import Background
+from clave_common.errors import Unavailable
+from clave_common.peers import peer_client
+from clave_common.redis_client import connect_redis
+from clave_common.service_app import create_service_app
+from clave_contracts.features import FeaturesClient
+from clave_contracts.registry import RegistryClient
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from clave_inference import __version__
+from clave_inference.api import protocol_routes
+from clave_inference.hot_route import HotRoute
+from clave_inference.lane import Lane, lane_for
+from clave_inference.metrics import Gauges, PredictionMetrics
+from clave_inference.rpc import ProtocolServer
+from clave_inference.runtime.batcher import Batcher
+from clave_inference.runtime.row_ledger import RowLedger
+from clave_inference.services.admissions import Admissions
+from clave_inference.services.deploy import Deployment
+from clave_inference.services.describe import Describe
+from clave_inference.services.feature_requests import OnlineFeatures
+from clave_inference.services.predict import Predictions, PredictLimits
+from clave_inference.services.prediction_log import PredictionLog, PredictionStream
+from clave_inference.services.registry_watch import RegistryOverHttp, RegistryWatch
+from clave_inference.settings import Settings
+from clave_inference.storage.artifact_cache import ArtifactCache
+from clave_inference.storage.spool import Spool
+
+SERVICE = "inference"
+_FORGET_CHECK_S = 0.2
+_DRAIN_LOOK_S = 0.01
+
+
+@dataclass(slots=True)
+class Parts:
+    """What one process consists of."""
+
+    settings: Settings
+    redis: Redis
+    kit: AccessKit
+    deployment: Deployment
+    predictions: Predictions
+    admissions: Admissions
+    describe: Describe
+    log: PredictionLog
+    executor: ThreadPoolExecutor
+    watch: RegistryWatch
+    draining: bool = False
+
+    def ready(self) -> bool:
+        """Whether every desired version is loaded and this process is not about to end."""
+        return not self.draining and next(self.deployment.table.missing(), None) is None
+
+
+def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane]]:
+    """Wire a process: its application, and the protocol class that uvicorn should serve it with."""
+    metrics = PredictionMetrics()
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    parts = _parts(settings, metrics, worker)
+    app = create_service_app(
+        service=SERVICE,
+        version=__version__,
+        description="Open Inference Protocol v2: predictions from the versions that the registry desires.",
+        routers=[protocol_routes(parts.describe)],
+        access=parts.kit.access,
+        verifier=parts.kit.verifier,
+        checks={"models": partial(_require_models, parts), "access": parts.kit.ready},
+        lifespan=partial(_lifespan, parts),
+        body_bytes_max=settings.body_bytes_max,
+        registry=registry,
+    )
+    app.add_middleware(HotRoute, predictions=lambda: parts.predictions, body_bytes_max=settings.body_bytes_max)
+    return app, lane_for(parts.predictions)
+
+
+def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts:
+    redis = connect_redis(settings.redis_url.get_secret_value())
+    kit = open_access(settings, service=SERVICE, redis=redis)
+    deployment = Deployment(
+        registry=RegistryOverHttp(
+            RegistryClient(peer_client(kit.minter, target="registry", url=settings.peers.registry_url))
+        ),
+        cache=ArtifactCache(settings.data_dir / "artifacts" / f"worker-{worker}"),
+        instance=f"{socket.gethostname()}-{settings.http_port}-{worker}",
+    )
+    executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+    batcher = Batcher(
+        rows_per_run_max=settings.rows_per_run_max,
+        queued_rows_max=settings.queued_rows_max,
+        inline_us_max=settings.inline_us_max,
+        executor=executor,
+        on_batch=metrics.batches.add,
+    )
+    log = PredictionLog(
+        stream=PredictionStream(redis, entries_max=settings.stream_entries_max),
+        spool=Spool(settings.data_dir / "spool" / f"predictions-{worker}.log", bytes_max=settings.spool_bytes_max),
+        flush_after_s=settings.log_flush_s,
+        buffered_max=settings.log_buffered_max,
+    )
+    admissions = Admissions(
+        verifier=kit.verifier,
+        access=kit.access,
+        ledger=RowLedger(redis, processes=settings.workers * settings.replicas),
+        table=lambda: deployment.table,
+    )
+    deployment.on_switch = admissions.forget
+    predictions = Predictions(
+        table=lambda: deployment.table,
+        admissions=admissions,
+        batcher=batcher,
+        log=log,
+        metrics=metrics,
+        features=OnlineFeatures(
+            FeaturesClient(peer_client(kit.minter, target="features", url=settings.peers.features_url, timeout_s=2.0))
+        ),
+        limits=PredictLimits(rows_max=settings.rows_max, timeout_s=settings.timeout_s),
+    )
+    metrics.gauges = Gauges(
+        queued_rows=lambda: batcher.queued_rows,
+        log_waiting=lambda: log.waiting,
+        log_counts=lambda: (log.logged, log.spooled, log.dropped),
+        versions=lambda: [(seen.model, seen.version, seen.state) for seen in deployment.observed().versions],
+    )
+    return Parts(
+        settings,
+        redis,
+        kit,
+        deployment,
+        predictions,
+        admissions,
+        Describe(lambda: deployment.table, metrics),
+        log,
+        executor,
+        RegistryWatch(deployment, redis=redis, poll_s=settings.poll_s),
+    )
+
+
+async def _require_models(parts: Parts) -> None:
+    if parts.draining:
+        raise Unavailable("the process is about to end")
+    missing = list(parts.deployment.table.missing())
+    if missing:
+        raise Unavailable("; ".join(missing[:5]))
+
+
+@asynccontextmanager
+async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
+    await parts.deployment.start_from_disk()
+    background = Background()
+    background.add("access", partial(parts.kit.run, background))
+    background.add("registry", partial(parts.watch.follow, background, "registry"))
+    background.add("registry_events", partial(parts.watch.listen, background, "registry_events"))
+    background.add("prediction_log", partial(parts.log.run, background, "prediction_log"))
+    background.add("revocations", partial(_forget_on_change, parts))
+    rpc = _grpc_server(parts)
+    async with background:
+        yield
+        parts.draining = True
+        if rpc is not None:
+            await rpc.stop(parts.settings.shutdown_grace_s)
+        await _finish_in_flight(parts)
+    await parts.log.close()
+    parts.executor.shutdown(wait=False)
+    await parts.redis.aclose()
+
+
+async def _finish_in_flight(parts: Parts) -> None:
+    waits = int(parts.settings.shutdown_grace_s / _DRAIN_LOOK_S)
+    for _ in range(waits):
+        if not parts.predictions.in_flight:
+            return
+        await asyncio.sleep(_DRAIN_LOOK_S)
+
+
+async def _forget_on_change(parts: Parts) -> None:
+    """Drop remembered admissions as soon as keys or policy changed."""
+    revision: int | None = None
+    while True:
+        snapshot = parts.kit.snapshot()
+        current = None if snapshot is None else snapshot.revision
+        if current != revision:
+            revision = current
+            parts.admissions.forget()
+        await asyncio.sleep(_FORGET_CHECK_S)
+
+
+def _grpc_server(parts: Parts) -> ProtocolServer | None:
+    settings = parts.settings
+    if not settings.grpc_port:
+        return None
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    server = ProtocolServer(
+        loop=asyncio.get_running_loop(),
+        predictions=parts.predictions,
+        describe=parts.describe,
+        verifier=parts.kit.verifier,
+        access=parts.kit.access,
+        ready=parts.ready,
+        message_bytes_max=settings.body_bytes_max,
+    )
+    server.start(f"{settings.http_host}:{settings.grpc_port}")
+    return server

@@ -1,0 +1,1 @@
+"""Rules of predictions, free of any transport, store or runtime."""

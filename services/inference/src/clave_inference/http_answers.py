@@ -1,0 +1,110 @@
+"""Replies as HTTP: statuses, headers and error bodies of the Open Inference Protocol.
+
+Error bodies are RFC 9457 documents with the protocol's ``error`` member, under the plain media type
+``application/json``: KServe's client shows the text under no other. Invalid requests are 400 here.
+"""
+
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from clave_common.errors import ClaveError, Kind
+from clave_common.problems import problem_document
+from clave_common.status import GRPC_STATUS, HTTP_STATUS, PROTOCOL_INVALID_STATUS
+
+from clave_inference.services.predict import Reply
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+PROTOBUF = b"application/x-protobuf"
+BRIDGE_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+_PREFIX = b"/v2/models/"
+_GRPC_CODES = {
+    "INVALID_ARGUMENT": 3,
+    "DEADLINE_EXCEEDED": 4,
+    "NOT_FOUND": 5,
+    "ALREADY_EXISTS": 6,
+    "PERMISSION_DENIED": 7,
+    "RESOURCE_EXHAUSTED": 8,
+    "FAILED_PRECONDITION": 9,
+    "ABORTED": 10,
+    "UNIMPLEMENTED": 12,
+    "INTERNAL": 13,
+    "UNAVAILABLE": 14,
+    "UNAUTHENTICATED": 16,
+}
+Headers = list[tuple[bytes, bytes]]
+
+
+def infer_target(path: bytes) -> tuple[str, str | None] | None:
+    """Read model and version out of an infer path; None for every other path.
+
+    Args:
+        path: The raw path without its query, percent-encoded.
+    """
+    if not path.startswith(_PREFIX) or not path.endswith(b"/infer"):
+        return None
+    parts = path[len(_PREFIX) : -len(b"/infer")].split(b"/")
+    if len(parts) == 1 and parts[0]:
+        return _text(parts[0]), None
+    if len(parts) == 3 and parts[1] == b"versions" and parts[0] and parts[2]:  # noqa: PLR2004
+        return _text(parts[0]), _text(parts[2])
+    return None
+
+
+def _text(part: bytes) -> str:
+    return unquote_to_bytes(part).decode("utf-8", "replace")
+
+
+def rendered(reply: Reply) -> tuple[int, Headers, bytes]:
+    """Give status, headers (without the length) and body of a REST reply."""
+    if reply.error is not None:
+        return rendered_error(reply.error)
+    if reply.json_length is None:
+        return 200, [(b"content-type", JSON)], reply.body
+    return (
+        200,
+        [(b"content-type", OCTETS), (b"inference-header-content-length", b"%d" % reply.json_length)],
+        reply.body,
+    )
+
+
+def rendered_error(error: ClaveError, *, status: int | None = None) -> tuple[int, Headers, bytes]:
+    """Give status, headers and body of a refusal."""
+    if status is None:
+        status = PROTOCOL_INVALID_STATUS if error.kind is Kind.INVALID_ARGUMENT else HTTP_STATUS[error.kind]
+    document = problem_document(kind=error.kind, code=error.code, detail=error.detail, facts=error.facts, status=status)
+    headers: Headers = [(b"content-type", JSON)]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+    if error.code == "rate_limited":
+        per_minute, burst = error.facts["per_minute"], error.facts["burst"]
+        headers += [
+            (b"ratelimit-policy", b'"rows";q=%d;w=60' % round(per_minute)),
+            (b"ratelimit", b'"rows";r=0;t=%d' % max(1, round(error.retry_after_s or 1))),
+            (b"x-ratelimit-burst", b"%d" % round(burst)),
+        ]
+    if error.kind is Kind.UNAUTHENTICATED:
+        headers.append((b"www-authenticate", b'Bearer realm="clave", Basic realm="clave"'))
+    return status, headers, orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def rendered_for_bridge(reply: Reply) -> tuple[int, Headers, bytes]:
+    """Give status, headers and body for Envoy's gRPC bridge.
+
+    The bridge makes gRPC's status out of the HTTP status alone; ``x-grpc-status`` and ``x-grpc-message`` carry the
+    exact one for an edge that copies them into the trailers.
+    """
+    error = reply.error
+    if error is None:
+        return 200, [(b"content-type", PROTOBUF)], reply.body
+    status = PROTOCOL_INVALID_STATUS if error.kind is Kind.INVALID_ARGUMENT else HTTP_STATUS[error.kind]
+    message = error.detail.encode("ascii", "backslashreplace").replace(b"\r", b" ").replace(b"\n", b" ")
+    return (
+        status,
+        [
+            (b"content-type", PROTOBUF),
+            (b"x-grpc-status", b"%d" % _GRPC_CODES[GRPC_STATUS[error.kind]]),
+            (b"x-grpc-message", message[:1024]),
+        ],
+        b"",
+    )

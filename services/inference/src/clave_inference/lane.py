@@ -1,0 +1,196 @@
+"""uvicorn's HTTP protocol with a lane for infer requests: from the parser to `Predictions` without an ASGI task.
+
+The lane takes complete, ordinary requests only: POST to an infer route, HTTP/1.1 kept alive, announced length within
+`LANE_BYTES_MAX`, nothing else in flight on the connection. Everything unusual (chunked or large or compressed bodies,
+Expect, upgrades, pipelining behind a request in flight, a client that does not read its answers) goes uvicorn's
+ordinary way to `hot_route`, which hands it to the same operation.
+
+A request in the lane stands in uvicorn's books as a cycle of its own, so pipelining, keep-alive, graceful shutdown and
+disconnects work as uvicorn does them. The names used of uvicorn's class are private; `require_known_uvicorn` refuses to
+start on a release that this file was not checked against.
+"""
+
+import asyncio
+import time
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from clave_inference.codecs import grpc_message
+from clave_inference.domain.errors import InvalidInferRequest
+from clave_inference.hot_route import credential_from, grpc_deadline
+from clave_inference.http_answers import BRIDGE_PATH, infer_target, rendered, rendered_for_bridge
+from clave_inference.services.predict import Call, Predictions, Reply
+
+LANE_BYTES_MAX: Final = 256 * 1024
+KNOWN_UVICORN: Final = "0.54."
+_TARGETS_MAX: Final = 1_000
+_UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+_SINGLE: Final = frozenset({b"authorization", b"inference-header-content-length", b"content-length"})
+_OK_JSON: Final = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+class UnknownUvicorn(Exception):
+    """The installed uvicorn is not the one that the lane was written for."""
+
+
+def require_known_uvicorn() -> None:
+    """Check that uvicorn is the release that the lane knows.
+
+    Raises:
+        UnknownUvicorn: It is another one.
+    """
+    if not uvicorn.__version__.startswith(KNOWN_UVICORN):
+        raise UnknownUvicorn(f"the fast lane knows uvicorn {KNOWN_UVICORN}x, installed is {uvicorn.__version__}")
+
+
+class _LaneCycle:
+    """A request in the lane, as uvicorn's protocol sees requests."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, message_event: asyncio.Event) -> None:
+        self.keep_alive = True
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = message_event
+
+
+class Lane(HttpToolsProtocol):
+    """See the module; made by `lane_for`."""
+
+    predictions: Predictions
+    targets: dict[bytes, tuple[str, str | None]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._filling = False
+        self._parts: list[bytes] = []
+        self._length_left = 0
+        self._headers_found: dict[bytes, bytes] = {}
+        self._target: tuple[str, str | None] = ("", None)
+        self._bridged = False
+        self._never_set = asyncio.Event()
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
+        self._default_bytes = b""
+
+    def on_headers_complete(self) -> None:
+        """Choose the lane or the ordinary way."""
+        if self._takes():
+            self._filling = True
+            self._parts = []
+            self.cycle = _LaneCycle(self._never_set)  # type: ignore[assignment]  # the part of a cycle that is used
+        else:
+            super().on_headers_complete()
+
+    def _takes(self) -> bool:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            return False
+        target = self._infer_target(self.url)
+        parser = self.parser
+        if (
+            target is None
+            or parser.get_method() != b"POST"
+            or self.flow.write_paused
+            or parser.should_upgrade()
+            or not parser.should_keep_alive()
+            or parser.get_http_version() != "1.1"
+        ):
+            return False
+        found: dict[bytes, bytes] = {}
+        for name, value in self.headers:
+            if name in _UNUSUAL or (name in found and name in _SINGLE):
+                return False
+            found[name] = value
+        length = found.get(b"content-length", b"")
+        if not length.isdigit() or len(length) > 7 or int(length) > LANE_BYTES_MAX:  # noqa: PLR2004
+            return False
+        self._headers_found, self._target = found, target
+        return True
+
+    def _infer_target(self, url: bytes) -> tuple[str, str | None] | None:
+        known = self.targets.get(url)
+        if known is not None:
+            return known
+        target = ("", None) if url == BRIDGE_PATH else infer_target(url)
+        if target is not None:
+            if len(self.targets) >= _TARGETS_MAX:
+                self.targets.clear()
+            self.targets[url] = target
+        return target
+
+    def on_body(self, body: bytes) -> None:
+        """Collect the body."""
+        if self._filling:
+            self._parts.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Hand the complete request on."""
+        if not self._filling:
+            super().on_message_complete()
+            return
+        self._filling = False
+        parts, self._parts = self._parts, []
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        cycle: Any = self.cycle
+        found = self._headers_found
+        bridged = self.url == BRIDGE_PATH
+        credential = credential_from(found, self.client[0] if self.client else None)
+        routing_key = found.get(b"x-routing-key")
+        call = Call(
+            "rest",
+            self._target[0],
+            self._target[1],
+            credential,
+            body,
+            header_length=found.get(b"inference-header-content-length"),
+            routing_key=None if routing_key is None else routing_key.decode("latin-1"),
+            began=time.perf_counter(),
+        )
+        if bridged:
+            try:
+                call.message = grpc_message.parse(body)
+            except InvalidInferRequest as refusal:
+                self._finish(cycle, Reply(error=refusal), bridged=True)
+                return
+            call.protocol = "grpc"
+            call.model, call.version = call.message.model_name, call.message.model_version or None
+            call.deadline = grpc_deadline(found.get(b"grpc-timeout"))
+        self.predictions.predict(call, lambda reply: self._finish(cycle, reply, bridged=bridged))
+
+    def _finish(self, cycle: _LaneCycle, reply: Reply, *, bridged: bool) -> None:
+        cycle.response_complete = True
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        if reply.error is None and reply.json_length is None and not bridged and cycle.keep_alive:
+            body = reply.body
+            self.transport.write(_OK_JSON % (self._defaults(), len(body)) + body)
+        else:
+            status, headers, body = rendered_for_bridge(reply) if bridged else rendered(reply)
+            content = [STATUS_LINE[status], self._defaults()]
+            for name, value in headers:
+                content += (name, b": ", value, b"\r\n")
+            if not cycle.keep_alive:
+                content.append(b"connection: close\r\n")
+            content += (b"content-length: %d\r\n\r\n" % len(body), body)
+            self.transport.write(b"".join(content))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _defaults(self) -> bytes:
+        headers = self.server_state.default_headers
+        if headers is not self._default_headers:
+            self._default_headers = headers
+            self._default_bytes = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return self._default_bytes
+
+
+def lane_for(predictions: Predictions) -> type[Lane]:
+    """Make the protocol class of a process."""
+    require_known_uvicorn()
+    return type("ServiceLane", (Lane,), {"predictions": predictions, "targets": {}})

@@ -1,0 +1,1 @@
+"""Use cases: predict, deploy, record predictions, explain."""

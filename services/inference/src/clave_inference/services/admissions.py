@@ -1,0 +1,249 @@
+"""Who may ask which model: authentication, the policy's decision and the rate limit, remembered for two seconds.
+
+The first request of a caller to a model is verified and decided in full; what came of it is kept for as long as the
+decision's obligations allow, under the hash of the credential (never the credential itself). Shortly before an
+admission ends it is renewed beside the traffic, so a steady caller never waits for a decision.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from clave_common.access.model import Caller, Decision, Resource
+from clave_common.access.verification import CredentialVerifier, Presented
+from clave_common.errors import ClaveError, PermissionDenied, ResourceExhausted, Unauthenticated
+
+from clave_inference.domain.limits import RowBudget, Spend
+from clave_inference.runtime.row_ledger import RowLedger
+from clave_inference.services.serving import Governance, ServedEndpoint, ServingTable
+
+PREDICT = "inference:predict"
+_ADMISSIONS_MAX = 20_000
+_RENEW_SHARE = 0.7
+
+
+class Enforcement(Protocol):
+    """The part of `clave_common.access.Access` that admissions need."""
+
+    async def check(self, caller: Caller, action: str, resource: Resource) -> Decision:
+        """Decide, or raise Unavailable; the answer may be no."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a request carries to prove who asks."""
+
+    authorization: bytes | None
+    source_ip: str | None = None
+    on_behalf_of: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Admission:
+    """A caller's leave to ask one model."""
+
+    caller: Caller
+    mask: tuple[str, ...]
+    budget: RowBudget | None
+    renew_at: float
+    good_until: float
+    renewing: bool = False
+
+
+AdmissionKey = tuple[bytes, str, str | None, str | None, str | None]
+
+
+class Admissions:
+    """The admissions of one process.
+
+    Args:
+        verifier: Turns a credential into a caller.
+        access: Asks the policy.
+        ledger: Grants rows.
+        table: What is served now.
+    """
+
+    def __init__(
+        self,
+        *,
+        verifier: CredentialVerifier,
+        access: Enforcement,
+        ledger: RowLedger,
+        table: Callable[[], ServingTable],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._verifier = verifier
+        self._access = access
+        self._ledger = ledger
+        self._table = table
+        self._now = now
+        self._admissions: dict[AdmissionKey, Admission] = {}
+        self._budgets: dict[str, RowBudget] = {}
+        self._renewals: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def key(credential: Credential, model: str, version: str | None) -> AdmissionKey:
+        """Name an admission; the credential goes in as its hash."""
+        digest = sha256(credential.authorization or b"").digest()
+        return digest, model, version, credential.source_ip, credential.on_behalf_of
+
+    def known(self, key: AdmissionKey, credential: Credential) -> Admission | None:
+        """Find an admission that is still good, without waiting."""
+        admission = self._admissions.get(key)
+        if admission is None:
+            return None
+        now = self._now()
+        if now >= admission.good_until:
+            del self._admissions[key]
+            return None
+        if now >= admission.renew_at and not admission.renewing:
+            admission.renewing = True
+            task = asyncio.get_running_loop().create_task(self._renew(key, credential))
+            self._renewals.add(task)
+            task.add_done_callback(self._renewals.discard)
+        return admission
+
+    async def _renew(self, key: AdmissionKey, credential: Credential) -> None:
+        try:
+            await self.admit(key, credential)
+        except ClaveError:
+            self._admissions.pop(key, None)
+
+    async def admit(self, key: AdmissionKey, credential: Credential) -> Admission:
+        """Verify and decide in full.
+
+        Raises:
+            Unauthenticated: No credential, or a wrong one.
+            PermissionDenied: The policy says no.
+            ModelUnknown: There is no such model (said only to callers who are known).
+        """
+        _, model, version, _, _ = key
+        caller = await self._verifier.verify(
+            Presented(
+                authorization=None if credential.authorization is None else credential.authorization.decode("latin-1"),
+                source_ip=credential.source_ip,
+                on_behalf_of=credential.on_behalf_of,
+            )
+        )
+        if caller is None:
+            raise Unauthenticated(
+                "Predictions need a credential: send 'Authorization: Bearer <api key>'. "
+                "Make a key with 'clave keys create'."
+            )
+        table = self._table()
+        endpoint = table.endpoint(model)
+        loaded = table.pinned(endpoint, version) if version else table.live(endpoint)
+        governance = table.governance[(loaded.model, loaded.version)]
+        resource = predict_resource(endpoint, version, governance)
+        decision = await self._access.check(caller, PREDICT, resource)
+        if decision.allow is not True:
+            raise refused_by_policy(caller, resource, decision)
+        now = self._now()
+        life_s = min(decision.cache_ttl_s, max(0.0, caller.expires_at - time.time()))
+        admission = Admission(
+            caller=caller,
+            mask=decision.mask,
+            budget=self._budget(caller, endpoint, decision),
+            renew_at=now + life_s * _RENEW_SHARE,
+            good_until=now + life_s,
+        )
+        if life_s > 0:
+            if len(self._admissions) >= _ADMISSIONS_MAX:
+                self._admissions.clear()
+            self._admissions[key] = admission
+        return admission
+
+    def _budget(self, caller: Caller, endpoint: ServedEndpoint, decision: Decision) -> RowBudget | None:
+        limit = decision.rate_limit
+        if limit is None or caller.subject_type == "service":  # the caller a service acts for was limited
+            return None
+        key = f"{caller.tenant}:{caller.key_id or caller.subject_id}:{endpoint.name}"
+        budget = self._budgets.get(key)
+        per_second, burst = limit.per_minute / 60.0, max(1.0, limit.burst)
+        if budget is None or budget.per_second != per_second or budget.burst != burst:
+            if len(self._budgets) >= _ADMISSIONS_MAX:
+                self._budgets.clear()
+            budget = self._budgets[key] = RowBudget(key, per_second, burst)
+        return budget
+
+    def charge_now(self, admission: Admission, rows: int) -> bool:
+        """Charge rows without waiting; False means that the store has to be asked.
+
+        Raises:
+            ResourceExhausted: The limit is used up.
+        """
+        budget = admission.budget
+        if budget is None:
+            return True
+        now = self._now()
+        outcome = budget.spend(rows, now)
+        if outcome is Spend.REFUSED:
+            raise rate_limited(budget, budget.refused_until - now)
+        if outcome is Spend.ASK:
+            return False
+        if budget.wants_more(now):
+            budget.asking = True
+            task = asyncio.get_running_loop().create_task(self._ledger.draw(budget, 1))
+            self._renewals.add(task)
+            task.add_done_callback(self._renewals.discard)
+        return True
+
+    async def charge(self, admission: Admission, rows: int) -> None:
+        """Charge rows, asking the store where the lease at hand is too small.
+
+        Raises:
+            ResourceExhausted: The limit is used up.
+        """
+        budget = admission.budget
+        while budget is not None and not self.charge_now(admission, rows):
+            await self._ledger.draw(budget, rows)
+
+    def forget(self) -> None:
+        """Drop every admission: keys or policy changed."""
+        self._admissions.clear()
+
+
+def predict_resource(endpoint: ServedEndpoint, version: str | None, governance: Governance) -> Resource:
+    """Describe what a prediction touches, for the policy."""
+    path = f"endpoints/{endpoint.name}" if not version else f"models/{endpoint.model}/versions/{version}"
+    return Resource(
+        "endpoint" if not version else "model_version",
+        path,
+        {
+            "tenant": endpoint.tenant,
+            "namespace": endpoint.namespace,
+            "status": governance.status,
+            "contributors": list(governance.contributors),
+            "card": {
+                "rate_limit_per_minute": governance.rate_limit_per_minute,
+                "allowed_namespaces": list(governance.allowed_namespaces),
+            },
+        },
+    )
+
+
+def refused_by_policy(caller: Caller, resource: Resource, decision: Decision) -> PermissionDenied:
+    """Build the refusal, with every reason."""
+    return PermissionDenied(
+        f"{caller.subject_id} may not {PREDICT} on {resource.id}: {', '.join(decision.reasons)}. "
+        f"'clave explain {decision.decision_id}' tells what would be needed.",
+        reasons=list(decision.reasons),
+        decision_id=decision.decision_id,
+        action=PREDICT,
+        resource=resource.id,
+    )
+
+
+def rate_limited(budget: RowBudget, wait_s: float) -> ResourceExhausted:
+    """Build the refusal with what a caller needs to behave."""
+    return ResourceExhausted(
+        f"The limit of {budget.per_second * 60:g} rows a minute is used up; try again in {max(wait_s, 0.01):.2f} s.",
+        code="rate_limited",
+        retry_after_s=max(wait_s, 0.01),
+        per_minute=budget.per_second * 60,
+        burst=budget.burst,
+    )

@@ -1,0 +1,152 @@
+"""What this process serves right now: endpoints, their routes, and the loaded versions behind them.
+
+The table is replaced as a whole, by one assignment; a request that looked it up before finishes on what it found.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from clave_inference.domain.errors import ModelNotReady, ModelUnknown
+from clave_inference.domain.routing import Arm, ArmRole, Route
+from clave_inference.runtime.loaded_version import LoadedVersion
+
+VersionKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """What policy wants to know about a version."""
+
+    tenant: str
+    status: str
+    rate_limit_per_minute: float
+    contributors: tuple[str, ...] = ()
+    allowed_namespaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEndpoint:
+    """An endpoint that answers.
+
+    Attributes:
+        feature_service: Where the features of a feature request come from.
+    """
+
+    name: str
+    model: str
+    namespace: str
+    tenant: str
+    route: Route
+    feature_service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which version answers one request, and what becomes of copies."""
+
+    endpoint: ServedEndpoint
+    loaded: LoadedVersion
+    arm: str
+    shadows: tuple[LoadedVersion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServingTable:
+    """Everything that can be asked for.
+
+    Attributes:
+        endpoints: By name.
+        versions: Loaded versions.
+        governance: By version, also of those that failed to load.
+        failed: Desired versions that could not be loaded, and why.
+        loading: Desired versions that are not loaded yet.
+        known: False until a desired state was seen, from the registry or from disk.
+    """
+
+    endpoints: Mapping[str, ServedEndpoint] = field(default_factory=dict)
+    versions: Mapping[VersionKey, LoadedVersion] = field(default_factory=dict)
+    governance: Mapping[VersionKey, Governance] = field(default_factory=dict)
+    failed: Mapping[VersionKey, str] = field(default_factory=dict)
+    loading: frozenset[VersionKey] = frozenset()
+    unserved: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
+    known: bool = False
+
+    def endpoint(self, name: str) -> ServedEndpoint:
+        """Find an endpoint by its name, or the endpoint of a model by the model's.
+
+        Raises:
+            ModelUnknown: There is neither.
+            ModelNotReady: It is desired, but none of its versions is loaded.
+        """
+        endpoint = self.endpoints.get(name)
+        if endpoint is not None:
+            return endpoint
+        for candidate in self.endpoints.values():
+            if candidate.model == name:
+                return candidate
+        if name in self.unserved:
+            raise ModelNotReady(name, self.unserved[name])
+        if not self.known:
+            raise ModelNotReady(name, "the registry's desired state has not arrived yet")
+        raise ModelUnknown(name)
+
+    def target(self, name: str, version: str | None, routing_key: str | None) -> Target:
+        """Choose what answers a request.
+
+        Args:
+            name: Endpoint or model.
+            version: Pins a version; None lets the endpoint's route choose.
+            routing_key: Makes the choice sticky.
+
+        Raises:
+            ModelUnknown: No such endpoint, model or version.
+            ModelNotReady: It is desired, but not loaded.
+        """
+        endpoint = self.endpoint(name)
+        if version:
+            return Target(endpoint, self.pinned(endpoint, version), "pinned")
+        arm = endpoint.route.choose(routing_key)
+        shadows = endpoint.route.shadows
+        return Target(
+            endpoint,
+            self._loaded(arm),
+            arm.role.value,
+            tuple(self._loaded(shadow) for shadow in shadows) if shadows else (),
+        )
+
+    def pinned(self, endpoint: ServedEndpoint, version: str) -> LoadedVersion:
+        """Find a loaded version of an endpoint's model.
+
+        Raises:
+            ModelUnknown: There is no such version here.
+            ModelNotReady: It is desired, but not loaded.
+        """
+        number = int(version) if version.isascii() and version.isdigit() and len(version) < 10 else -1  # noqa: PLR2004
+        loaded = self.versions.get((endpoint.model, number))
+        if loaded is None:
+            if (endpoint.model, number) in self.loading:
+                raise ModelNotReady(endpoint.name, f"version {number} is being loaded")
+            raise ModelUnknown(endpoint.name, version)
+        return loaded
+
+    def _loaded(self, arm: Arm) -> LoadedVersion:
+        return self.versions[(arm.model, int(arm.version))]
+
+    def live(self, endpoint: ServedEndpoint) -> LoadedVersion:
+        """Give the version that most of an endpoint's requests meet."""
+        arms = endpoint.route.arms
+        arm = next((arm for arm in arms if arm.role is ArmRole.LIVE), arms[0])
+        return self._loaded(arm)
+
+    def versions_of(self, endpoint: ServedEndpoint) -> list[int]:
+        """List the loaded versions of an endpoint's model."""
+        return sorted(number for model, number in self.versions if model == endpoint.model)
+
+    def missing(self) -> Iterator[str]:
+        """Say what keeps this process from being ready, one sentence each."""
+        if not self.known:
+            yield "the registry's desired state has not arrived yet"
+        for model, version in sorted(self.loading):
+            yield f"model '{model}' version {version} is being loaded"
+        yield from (f"endpoint '{name}': {why}" for name, why in sorted(self.unserved.items()))

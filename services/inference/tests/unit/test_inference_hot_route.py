@@ -1,0 +1,309 @@
+"""One conformance suite over both roads to the infer route: uvicorn's lane, and plain ASGI."""
+
+import gzip
+import json
+import socket
+import struct
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+HEADERS = {"authorization": "Bearer good"}
+ROW = [0.1, 0.2, None, 0.4]
+
+
+def request_body(rows: int = 1, **more: Any) -> dict[str, Any]:
+    tensor = {"name": "input", "shape": [rows, 4], "datatype": "FP32", "data": ROW * rows}
+    return {"inputs": [tensor], **more}
+
+
+def ask(server: Any, body: Any, *, path: str = "/v2/models/churn/infer", **options: Any) -> httpx.Response:
+    headers = {**HEADERS, **options.pop("headers", {})}
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(server.url + path, content=content, headers=headers, timeout=10, **options)
+
+
+def test_a_prediction_carries_id_version_arm_and_outputs(server: Any) -> None:
+    answer = ask(server, request_body(id="mine"))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    document = answer.json()
+    assert document["model_name"] == "churn"
+    assert document["model_version"] == "1"
+    assert document["id"] == "mine"
+    assert document["parameters"]["arm"] == "live"
+    assert document["parameters"]["prediction_id"].startswith("prd_")
+    outputs = {output["name"]: output for output in document["outputs"]}
+    expected = 1 / (1 + np.exp(-0.7))
+    assert outputs["probabilities"]["shape"] == [1, 2]
+    assert outputs["probabilities"]["data"][1] == pytest.approx(expected, abs=1e-6)
+    assert outputs["label"]["data"] == [1]
+
+
+def test_requested_outputs_come_alone_and_in_their_order(server: Any) -> None:
+    answer = ask(server, request_body(2, outputs=[{"name": "probabilities"}])).json()
+    assert [output["name"] for output in answer["outputs"]] == ["probabilities"]
+    assert answer["outputs"][0]["shape"] == [2, 2]
+
+
+def test_binary_tensors_both_ways(server: Any) -> None:
+    rows = np.array([[0.1, 0.2, np.nan, 0.4]], np.float32)
+    head = json.dumps(
+        {
+            "inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    answer = ask(server, head + rows.tobytes(), headers={"inference-header-content-length": str(len(head))})
+    assert answer.status_code == 200, answer.text
+    length = int(answer.headers["inference-header-content-length"])
+    document = json.loads(answer.content[:length])
+    tail = answer.content[length:]
+    assert document["outputs"][0]["parameters"]["binary_data_size"] == 8
+    assert np.frombuffer(tail[:8], "<i8").tolist() == [1]
+    assert np.frombuffer(tail[8:], "<f4")[1] == pytest.approx(1 / (1 + np.exp(-0.7)), abs=1e-6)
+
+
+def test_a_pinned_version_answers_as_such(server: Any) -> None:
+    answer = ask(server, request_body(), path="/v2/models/churn/versions/1/infer").json()
+    assert answer["parameters"]["arm"] == "pinned"
+
+
+def test_a_feature_request_fetches_its_features(server: Any) -> None:
+    answer = ask(server, {"parameters": {"entities": {"customer_id": [0, 1]}}})
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    assert document["parameters"]["feature_status"] == {"customers": ["PRESENT", "PRESENT"]}
+    probabilities = next(output for output in document["outputs"] if output["name"] == "probabilities")
+    assert probabilities["data"][1] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "body"),
+        (b"{", "JSON"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [NaN,1,1,1]}]}', "null"),
+        (b'{"inputs": "x"}', "inputs"),
+        (b'\xff\xfe{"inputs": []}', "JSON"),
+        (b"{}", "inputs"),
+        (b'{"parameters":{"a":' + b"[" * 20_000, "deep"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [1e39,1,1,1]}]}', "range"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [1e999,1,1,1]}]}', "number"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "INT64", "data": [1,1,1,1]}]}', "INT64"),
+        (b'{"inputs": [{"name": "input", "shape": [1,3], "datatype": "FP32", "data": [1,1,1]}]}', "shape"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [1,1,1]}]}', "elements"),
+        (b'{"inputs": [{"name": "input", "shape": [9223372036854775807,4], "datatype": "FP32", "data": []}]}', "elem"),
+        (b'{"inputs": [{"name": "input", "shape": [-1,4], "datatype": "FP32", "data": []}]}', "negative"),
+        (b'{"inputs": [{"name": "wrong", "shape": [1,4], "datatype": "FP32", "data": [1,1,1,1]}]}', "wrong"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP31", "data": [1,1,1,1]}]}', "FP31"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": ["1",1,1,1]}]}', "str"),
+        (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32"}]}', "missing"),
+        (b'{"inputs": [{"name": "input", "shape": [0,4], "datatype": "FP32", "data": []}]}', "rows"),
+        (
+            b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [1,1,1,1]}],'
+            b'"outputs": [{"name": "nothing"}]}',
+            "nothing",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_words_and_the_server_goes_on(server: Any, body: bytes, word: str) -> None:
+    answer = ask(server, body)
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    document = answer.json()
+    assert word.lower() in document["error"].lower()
+    assert document["detail"] == document["error"]
+    assert ask(server, request_body()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("length", "tail", "word"),
+    [
+        ("x", b"", "number"),
+        ("999999", b"", "body"),
+        (None, b"\0" * 12, "left"),
+        (None, b"\0" * 20, "belong"),
+    ],
+)
+def test_wrong_binary_lengths_are_refused(server: Any, length: str | None, tail: bytes, word: str) -> None:
+    tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    answer = ask(server, head + tail, headers={"inference-header-content-length": length or str(len(head))})
+    assert answer.status_code == 400
+    assert word in answer.json()["error"]
+
+
+def test_unknown_model_and_version_are_404(server: Any) -> None:
+    assert ask(server, request_body(), path="/v2/models/nope/infer").status_code == 404
+    assert ask(server, request_body(), path="/v2/models/churn/versions/9/infer").status_code == 404
+    assert ask(server, request_body(), path="/v2/models/churn/versions/x%2F..%2F/infer").status_code == 404
+
+
+def test_missing_and_wrong_keys_are_401(server: Any) -> None:
+    url = f"{server.url}/v2/models/churn/infer"
+    assert httpx.post(url, json=request_body()).status_code == 401
+    assert httpx.post(url, json=request_body(), headers={"authorization": "Bearer bad"}).status_code == 401
+
+
+def test_policy_refusal_is_403(server: Any) -> None:
+    server.bench.point.allow = False
+    answer = ask(server, request_body())
+    assert answer.status_code == 403
+    assert answer.json()["reasons"] == ["no_grant"]
+
+
+def test_too_large_a_body_is_413(server: Any) -> None:
+    assert ask(server, b" " * (1 << 21)).status_code == 413
+
+
+def test_compressed_bodies_are_read(server: Any) -> None:
+    packed = gzip.compress(json.dumps(request_body()).encode())
+    assert ask(server, packed, headers={"content-encoding": "gzip"}).status_code == 200
+    bomb = gzip.compress(b" " * (1 << 24))
+    assert ask(server, bomb, headers={"content-encoding": "gzip"}).status_code == 413
+    assert ask(server, packed, headers={"content-encoding": "br"}).status_code == 415
+
+
+def raw(server: Any, data: bytes, *, answers: int) -> bytes:
+    """Send bytes on one connection and read until so many answers came, or the end."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(data)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < answers or not complete(received):
+            part = connection.recv(65536)
+            if not part:
+                break
+            received += part
+        return received
+
+
+def complete(received: bytes) -> bool:
+    head, _, body = received.rpartition(b"\r\n\r\n")
+    last = head.lower().rpartition(b"http/1.1 ")[2]
+    length = last.rpartition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return length.isdigit() and len(body) >= int(length)
+
+
+def raw_request(body: bytes, *more: bytes, version: bytes = b"HTTP/1.1") -> bytes:
+    head = [
+        b"POST /v2/models/churn/infer " + version,
+        b"host: x",
+        b"authorization: Bearer good",
+        b"content-length: %d" % len(body),
+        *more,
+    ]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
+    bodies = [json.dumps(request_body(rows, id=f"r{rows}")).encode() for rows in (1, 2, 3, 1)]
+    received = raw(server, b"".join(raw_request(body) for body in bodies), answers=4)
+    assert received.count(b"HTTP/1.1 200") == 4
+    places = [received.index(b'"id":"r%d"' % rows) for rows in (1, 2, 3)]
+    assert places == sorted(places)
+
+
+def test_connection_close_and_http_1_0_close(server: Any) -> None:
+    body = json.dumps(request_body()).encode()
+    for data in (raw_request(body, b"connection: close"), raw_request(body, version=b"HTTP/1.0")):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(data)
+            received = b""
+            while part := connection.recv(65536):  # ends because the server closes
+                received += part
+        assert b" 200 OK" in received
+
+
+def test_expect_continue_gets_its_100(server: Any) -> None:
+    body = json.dumps(request_body()).encode()
+    received = raw(server, raw_request(body, b"expect: 100-continue"), answers=2)
+    assert received.startswith(b"HTTP/1.1 100")
+    assert b"HTTP/1.1 200" in received
+
+
+def test_chunked_and_split_bodies_are_read(server: Any) -> None:
+    body = json.dumps(request_body()).encode()
+    head = b"POST /v2/models/churn/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\n"
+    chunked = head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    assert b"HTTP/1.1 200" in raw(server, chunked, answers=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        whole = raw_request(body)
+        for at in range(0, len(whole), 50):
+            connection.sendall(whole[at : at + 50])
+        assert b"HTTP/1.1 200" in connection.recv(65536)
+
+
+def test_a_client_that_leaves_harms_nobody(server: Any) -> None:
+    body = json.dumps(request_body()).encode()
+    for _ in range(20):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(raw_request(body))
+        connection.close()
+    assert ask(server, request_body()).status_code == 200
+
+
+def test_neighbours_of_a_bad_request_are_unharmed(server: Any) -> None:
+    good = json.dumps(request_body()).encode()
+    bad = good.replace(b"[1, 4]", b"[1, 3]")
+    with httpx.Client(base_url=server.url, headers=HEADERS) as client:
+        answers = [client.post("/v2/models/churn/infer", content=body) for body in (good, bad, good)]
+    assert [answer.status_code for answer in answers] == [200, 400, 200]
+
+
+def test_the_rate_limit_answers_429_with_its_headers(server: Any) -> None:
+    from clave_common.access.model import RateLimit
+
+    server.bench.point.limit = RateLimit(per_minute=60, burst=3)
+    statuses = [ask(server, request_body()).status_code for _ in range(5)]
+    assert statuses[:3] == [200, 200, 200]
+    assert statuses[4] == 429
+    refused = ask(server, request_body())
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["ratelimit-policy"] == '"rows";q=60;w=60'
+
+
+def test_metadata_and_errors_under_v2_look_as_clients_expect(server: Any) -> None:
+    answer = httpx.get(f"{server.url}/v2/models/churn", headers=HEADERS).json()
+    assert answer["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
+    missing = httpx.get(f"{server.url}/v2/models/nope", headers=HEADERS)
+    assert missing.status_code == 404
+    assert missing.headers["content-type"] == "application/json"
+    assert "nope" in missing.json()["error"]
+    refused = httpx.post(f"{server.url}/v2/repository/models/churn/unload", headers=HEADERS)
+    assert refused.status_code == 409
+    index = httpx.post(f"{server.url}/v2/repository/index", headers=HEADERS).json()
+    assert index == [{"name": "churn", "version": "1", "state": "READY", "reason": ""}]
+
+
+def test_the_bridge_speaks_protobuf(server: Any) -> None:
+    from clave_contracts.inference_grpc import open_inference_pb2 as pb
+
+    message = pb.ModelInferRequest(model_name="churn", id="x")
+    message.inputs.add(name="input", datatype="FP32", shape=[1, 4])
+    message.raw_input_contents.append(np.array(ROW, np.float32).tobytes())
+    path = "/inference.GRPCInferenceService/ModelInfer"
+    answer = ask(server, message.SerializeToString(), path=path)
+    assert answer.headers["content-type"] == "application/x-protobuf"
+    reply = pb.ModelInferResponse.FromString(answer.content)
+    assert reply.id == "x"
+    assert np.frombuffer(reply.raw_output_contents[1], "<f4")[1] == pytest.approx(1 / (1 + np.exp(-0.7)), abs=1e-6)
+    refused = ask(server, pb.ModelInferRequest(model_name="nope").SerializeToString(), path=path)
+    assert refused.headers["x-grpc-status"] == "5"
+
+
+def test_every_answer_is_recorded(server: Any) -> None:
+    answer = ask(server, request_body(2)).json()
+    server.on_loop(server.bench.log.flush)
+    record = next(
+        record for record in server.bench.stream.records() if record["id"] == answer["parameters"]["prediction_id"]
+    )
+    assert record["columns"] == ["a", "b", "c", "d"]
+    assert record["values"][0][2] is None
+    assert record["values"][1][0] == pytest.approx(0.1)
+    assert record["score"] == pytest.approx([1 / (1 + np.exp(-0.7))] * 2, abs=1e-6)
+    assert record["label"] == [1, 1]
+    assert record["principal"] == "app:web"
