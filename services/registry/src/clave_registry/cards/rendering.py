@@ -38,9 +38,9 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def _environment(*, html: bool) -> Environment:
-    environment = Environment(  # noqa: S701 - Markdown has an escaping of its own, in finalize
+    environment = Environment(
         loader=PackageLoader("clave_registry.cards", "templates"),
-        autoescape=html,
+        autoescape=html,  # noqa: S701 - Markdown has an escaping of its own, in finalize
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,0 +1,93 @@
+"""Cards show what is known, with its interval and n, and never let a text become markup."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from clave_registry.cards.rendering import render_html, render_markdown
+from clave_registry.domain.card import CardFacts, build_card
+
+
+def facts(**changes: Any) -> CardFacts:
+    values: dict[str, Any] = {
+        "model": "churn",
+        "version": 3,
+        "status": "approved",
+        "risk_class": "high",
+        "manifest_digest": "f" * 64,
+        "signature": {"columns": ["tenure", "contract"], "task": "binary", "threshold": 0.5},
+        "params": {"max_depth": 5},
+        "lineage": {
+            "run_id": "run_1",
+            "datasets": [{"id": "ts", "name": "churn", "digest": "a" * 64, "rows": 5634, "as_of": "2026-11-01"}],
+        },
+        "evaluation": {
+            "metrics": {"test": {"auc": 0.8391, "accuracy": 0.7998}, "train": {"auc": 0.8702, "logloss": 0.4}},
+            "gates": [
+                {
+                    "gate": "parity female",
+                    "verdict": "review",
+                    "detail": "interval crosses 0.8",
+                    "estimate": 0.82,
+                    "low": 0.74,
+                    "high": 0.9,
+                    "limit": 0.8,
+                    "n": 1409,
+                }
+            ],
+            "passed": True,
+            "rows": 1409,
+            "fairness": {"female": {"parity_ratio": 0.92, "low": 0.86, "high": 0.98, "n": 1409}},
+        },
+        "texts": {"limitations": ["International customers"], "rate_limit_per_minute": 1000.0},
+        "contributors": ["user:ana"],
+        "approvals": [{"by": "user:bob", "decision": "approve", "at": "2026-11-02", "comment": "fine"}],
+        "approved_by": "user:bob",
+        "endpoints": ["churn"],
+        "created_at": datetime(2026, 11, 1, tzinfo=UTC),
+        "created_by": "user:ana",
+        "links": {"run": "/api/trainer/v1/runs/run_1"},
+    }
+    return CardFacts(**{**values, **changes})
+
+
+def test_a_card_has_the_four_sections_with_their_figures() -> None:
+    text = render_markdown(build_card(facts()))
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## 1. Model Details",
+        "## 2. Performance",
+        "## 3. Limitations",
+        "## 4. Usage Notes",
+        "## Governance",
+    ]
+    lines = text.splitlines()
+    assert "| auc | 0.8702 | 0.8391 |" in lines
+    assert "| accuracy | – | 0.7998 |" in lines  # noqa: RUF001 - the dash for no value
+    assert "| female | 0.92 | 0.86 to 0.98 | 1,409 |" in lines
+    assert any("0.74 to 0.9" in line and "1,409" in line for line in lines)
+    assert "- **Rate limit**: 1000 requests/min" in lines
+    assert any("interval crosses 0.8" in line for line in lines[lines.index("## 3. Limitations") :])
+
+
+def test_a_card_names_what_people_still_owe() -> None:
+    governance = build_card(facts())["governance"]
+    assert governance["missing_fields"] == ["intended_use", "ethical_considerations"]
+    assert build_card(facts(risk_class="minimal"))["governance"]["missing_fields"] == []
+
+
+def test_texts_cannot_become_markup() -> None:
+    nasty = "<script>alert(1)</script> [x](javascript:y) `z`\n# head | cell"
+    card = build_card(facts(texts={"limitations": [nasty], "overview": nasty}))
+    html = render_html(card)
+    assert "<script>" not in html
+    text = render_markdown(card)
+    assert "<script>" not in text.replace("\\<", "")
+    assert "\n# head" not in text
+    assert "[x](" not in text
+
+
+def test_a_version_without_evaluation_says_so() -> None:
+    card = build_card(facts(evaluation=None, texts={}, lineage={}))
+    assert card["performance"]["evaluated"] is False
+    assert "not evaluated" in render_markdown(card)
+    assert "not evaluated" in render_html(card)
