@@ -44,11 +44,13 @@ class PerformancePolicy:
     Attributes:
         loss_tolerance: How much worse than the reference the mean loss may be, in [0, 1].
         run_length_labels: Average number of labels between false alarms of harm, at least.
+        estimated_drop_max: How much worse than the reference the estimated loss may be, in [0, 1].
         estimate_rows_min: Rows below which no estimate is published.
     """
 
-    loss_tolerance: float = 0.02
-    run_length_labels: float = 10_000.0
+    loss_tolerance: float = 0.03
+    run_length_labels: float = 100_000.0
+    estimated_drop_max: float = 0.03
     estimate_rows_min: int = 100
 
 
@@ -167,7 +169,7 @@ def estimate(reference: Baseline, score: Floats, policy: PerformancePolicy) -> E
     dropped = tuple(
         name
         for name in LOSSES
-        if found[name] - reference.metrics[name] > policy.loss_tolerance + _BAND_ERRORS * errors[name]
+        if found[name] - reference.metrics[name] > policy.estimated_drop_max + _BAND_ERRORS * errors[name]
     )
     return Estimate(len(score), found, errors, dropped)
 

@@ -1,0 +1,146 @@
+"""Routes that take outcomes and answer questions."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import orjson
+from clave_common.access import Caller, governed
+from clave_common.errors import InvalidArgument
+from clave_common.pages import PageSize, PageToken
+from clave_common.pages import page_size as bounded
+from clave_contracts import monitor as contract
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel, Field
+from starlette.responses import Response
+
+from clave_monitor.api.operations import Operations
+from clave_monitor.domain.canary import CanaryPolicy
+
+_ENDPOINT = f"{contract.API}/endpoints/{{endpoint}}"
+_ID = "endpoints/{endpoint}"
+
+
+class AnalysisQuery(BaseModel):
+    """What is to be compared, and how surely.
+
+    Attributes:
+        champion: Version to compare with; the live one when absent.
+        since: Only predictions made at or after this time.
+        rows_min: Requests each arm must have answered before a pass.
+        labels_min: Labels each arm must have before a pass.
+        alpha: False-rollback rate over the whole rollout.
+    """
+
+    endpoint: str
+    challenger: int = Field(ge=1)
+    champion: int | None = Field(default=None, ge=1)
+    since: AwareDatetime
+    rows_min: int = Field(default=20, ge=1, le=1_000_000)
+    labels_min: int = Field(default=0, ge=0, le=1_000_000)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+
+
+def aware(at: datetime | None, field: str) -> datetime | None:
+    """Refuse a time without a zone."""
+    if at is not None and at.tzinfo is None:
+        raise InvalidArgument(f"'{field}' needs a time zone, for example 2026-01-31T12:00:00Z.", field=field)
+    return at
+
+
+def reading_routes(operations: Operations) -> APIRouter:
+    """Build the routes."""
+    router = APIRouter(tags=["monitor"])
+    reporting = operations.reporting
+
+    @router.post(
+        f"{contract.API}/feedback",
+        response_model=contract.FeedbackResult,
+        summary="Tell what really happened after predictions",
+    )
+    async def feedback(
+        body: contract.FeedbackRequest, caller: Caller = governed("drift:feedback.write")
+    ) -> contract.FeedbackResult:
+        for item in body.items:
+            aware(item.occurred_at, "items.occurred_at")
+        result = await operations.ingestion.take_feedback(body.items, principal=caller.subject_id)
+        if result.joined:
+            operations.wake_up.ring()
+        return result
+
+    @router.get(
+        f"{_ENDPOINT}/report",
+        response_model=contract.Report,
+        summary="How is the endpoint's version?",
+        dependencies=[governed("drift:report.read", resource_id=_ID)],
+    )
+    async def report(
+        endpoint: str,
+        version: Annotated[int | None, Query(ge=1, description="Another version than the live one.")] = None,
+    ) -> contract.Report:
+        return await reporting.report(endpoint, version=version)
+
+    @router.get(
+        f"{_ENDPOINT}/windows",
+        summary="List closed windows, newest first",
+        dependencies=[governed("drift:report.read", resource_id=_ID)],
+    )
+    async def windows(endpoint: str, page_size: PageSize = 50, page_token: PageToken = None) -> Response:
+        rows, token = await reporting.windows(endpoint, page_token=page_token, limit=bounded(page_size))
+        body = orjson.dumps({"windows": rows, "next_page_token": token})
+        return Response(body, media_type="application/json")
+
+    @router.get(
+        f"{_ENDPOINT}/labelled",
+        response_model=contract.LabelledPage,
+        summary="List predictions with outcomes",
+        dependencies=[governed("drift:labelled.read", resource_id=_ID)],
+    )
+    async def labelled(
+        endpoint: str,
+        after: Annotated[datetime | None, Query(description="Only labels that came later.")] = None,
+        page_size: PageSize = 1000,
+        page_token: PageToken = None,
+    ) -> contract.LabelledPage:
+        return await reporting.labelled(
+            endpoint, after=aware(after, "after"), page_token=page_token, limit=bounded(page_size)
+        )
+
+    @router.get(
+        f"{contract.API}/analysis",
+        response_model=contract.Analysis,
+        summary="Does the challenger harm, compared with the champion?",
+        dependencies=[governed("drift:analysis.read")],
+    )
+    async def analysis(asked: Annotated[AnalysisQuery, Query()]) -> contract.Analysis:
+        return await operations.comparison.analyse(
+            endpoint=asked.endpoint,
+            challenger=asked.challenger,
+            champion=asked.champion,
+            since=asked.since,
+            policy=CanaryPolicy(rows_min=asked.rows_min, labels_min=asked.labels_min, alpha=asked.alpha),
+        )
+
+    @router.get(
+        f"{contract.API}/alerts",
+        response_model=contract.AlertPage,
+        summary="List alerts, latest first",
+        dependencies=[governed("drift:report.read", resource_id="alerts")],
+    )
+    async def alerts(
+        endpoint: str | None = None,
+        state: Literal["open", "acknowledged", "snoozed", "resolved"] | None = None,
+        page_size: PageSize = 50,
+        page_token: PageToken = None,
+    ) -> contract.AlertPage:
+        return await reporting.alerts(endpoint=endpoint, state=state, page_token=page_token, limit=bounded(page_size))
+
+    @router.get(
+        f"{_ENDPOINT}/decisions",
+        response_model=contract.DecisionPage,
+        summary="List decisions, newest first",
+        dependencies=[governed("drift:report.read", resource_id=_ID)],
+    )
+    async def decisions(endpoint: str, page_size: PageSize = 50, page_token: PageToken = None) -> contract.DecisionPage:
+        return await reporting.decisions(endpoint, page_token=page_token, limit=bounded(page_size))
+
+    return router

@@ -1,0 +1,76 @@
+"""The streams the monitor reads: predictions from inference, run events from the trainer."""
+
+from collections.abc import Sequence
+
+from clave_common.clock import Clock
+from clave_common.database import Database
+from clave_common.logs import get_logger
+from clave_common.streams import Entry
+from clave_contracts.events import Event, PredictionRecord, RunFinished, RunStarted
+from pydantic import TypeAdapter, ValidationError
+
+from clave_monitor.runtime.metrics import Metrics
+from clave_monitor.services.ingestion import Ingestion
+from clave_monitor.services.wakeup import WakeUp
+from clave_monitor.storage import decisions
+
+_log = get_logger(__name__)
+_RECORDS = TypeAdapter(list[PredictionRecord])
+
+
+class PredictionConsumer:
+    """Stores what inference logged; an entry that is no prediction is counted, logged and passed over."""
+
+    def __init__(self, ingestion: Ingestion, metrics: Metrics, wake_up: WakeUp) -> None:
+        self._ingestion = ingestion
+        self._metrics = metrics
+        self._wake_up = wake_up
+
+    async def handle(self, entries: Sequence[Entry]) -> None:
+        """Store the entries' records in one transaction."""
+        records: list[PredictionRecord] = []
+        for entry in entries:
+            try:
+                records += _RECORDS.validate_json(entry.body)
+            except ValidationError as error:
+                self._metrics.batch_malformed()
+                _log.warning("prediction_batch_malformed", entry=entry.id, errors=error.error_count())
+        if records and await self._ingestion.take_predictions(records):
+            self._wake_up.ring()
+
+
+class RunConsumer:
+    """Notes how far the retrainings came that the monitor asked for."""
+
+    def __init__(self, database: Database, clock: Clock, wake_up: WakeUp) -> None:
+        self._database = database
+        self._clock = clock
+        self._wake_up = wake_up
+
+    async def handle(self, entries: Sequence[Entry]) -> None:
+        """Write run ids and ends to their decisions; doing it twice changes nothing."""
+        for entry in entries:
+            try:
+                event = Event.model_validate_json(entry.body)
+            except ValidationError:
+                _log.warning("trainer_event_malformed", entry=entry.id)
+                continue
+            if event.type in ("RunStarted", "RunFinished"):
+                await self._note(event)
+
+    async def _note(self, event: Event) -> None:
+        try:
+            kind = RunFinished if event.type == "RunFinished" else RunStarted
+            run = kind.model_validate(event.data)
+        except ValidationError:
+            _log.warning("trainer_event_malformed", entry=event.id)
+            return
+        if run.retraining_decision_id is None:
+            return
+        values: dict[str, object] = {"run_id": run.run_id}
+        if isinstance(run, RunFinished):
+            values |= {"run_status": run.status, "ended_at": event.time}
+        async with self._database.transaction() as tx:
+            if await decisions.find(tx, run.retraining_decision_id) is not None:
+                await decisions.change(tx, run.retraining_decision_id, **values)
+        self._wake_up.ring()

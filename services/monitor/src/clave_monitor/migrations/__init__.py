@@ -1,0 +1,1 @@
+"""The monitor's schema, one revision per reason."""

@@ -1,0 +1,1 @@
+"""What the monitor reaches outside its database: references, metrics."""

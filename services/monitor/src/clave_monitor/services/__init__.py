@@ -1,0 +1,1 @@
+"""The monitor's operations, one transaction each."""

@@ -1,0 +1,402 @@
+"""Evaluation: waiting predictions become windows, new labels become evidence, both become a report and a decision.
+
+One transaction per round holds the monitor's row, takes at most a few windows and labels, and marks what it took:
+killed anywhere, the next round takes exactly what is left. Any number of processes may evaluate.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from clave_common.clock import Clock
+from clave_common.database import Database, Transaction
+from clave_common.errors import Unavailable
+from clave_contracts.events import Event
+from clave_contracts.monitor import RetrainingPolicy as PolicyBody
+
+from clave_monitor.domain.counters import Counts, Scope
+from clave_monitor.domain.drift import DriftPolicy
+from clave_monitor.domain.retraining import Decision
+from clave_monitor.runtime.metrics import Metrics
+from clave_monitor.runtime.references import NoReference, Reference, ReferenceSource
+from clave_monitor.services import looks
+from clave_monitor.services.alerting import AlertName, raise_alert, resolve_alert
+from clave_monitor.services.deciding import Finding, decide_and_record
+from clave_monitor.services.policies import policy_of
+from clave_monitor.services.rows import feature_table
+from clave_monitor.services.state import MonitorState, restored
+from clave_monitor.storage import monitors, predictions
+from clave_monitor.storage.predictions import ScoredRow
+from clave_monitor.storage.records import EndpointRow, Key, MonitorRow, WaitingRows
+
+_WINDOWS_PER_ROUND = 8
+_LABELS_PER_ROUND = 5_000
+_LABELLED_SHOWN = 5_000
+_ESTIMATE_ROWS_MIN = 1_000
+_FORCED_ROWS_MIN = 20
+
+
+@dataclass
+class Round:
+    """What one round works on and finds.
+
+    Attributes:
+        windows: Windows closed in this round.
+        more: Something is left for another round.
+    """
+
+    key: Key
+    at: datetime
+    reference: Reference
+    policy: PolicyBody
+    monitor: MonitorRow
+    state: MonitorState
+    live: bool
+    report: dict[str, Any]
+    windows: int = 0
+    rows: int = 0
+    labels: int = 0
+    more: bool = False
+    last_look: looks.WindowLook | None = None
+    newly_gated: set[Scope] = field(default_factory=set)
+    newly_harmed: bool = False
+
+
+class Evaluation:
+    """Evaluates monitors."""
+
+    def __init__(self, database: Database, references: ReferenceSource, clock: Clock, metrics: Metrics) -> None:
+        self._database = database
+        self._references = references
+        self._clock = clock
+        self._metrics = metrics
+
+    async def due(self) -> list[Key]:
+        """List monitors for which a round would find something to do."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            waiting = await predictions.waiting(tx)
+            endpoints = {row.name: row for row in await monitors.all_endpoints(tx)}
+        for one in waiting:
+            self._metrics.waiting(one.key.model, one.key.model_version, one.rows)
+        return [one.key for one in waiting if _is_due(one, endpoints.get(one.key.endpoint), now)]
+
+    async def evaluate(self, key: Key, *, force: bool = False) -> int:
+        """Run rounds until nothing is left that can be evaluated now.
+
+        Args:
+            key: The monitor.
+            force: Close a window that is not full yet, and decide even if nothing new came.
+
+        Returns:
+            Windows closed.
+        """
+        try:
+            reference = await self._references.load(key)
+        except NoReference as problem:
+            await self._note_problem(key, problem.detail)
+            return 0
+        except Unavailable as problem:
+            await self._note_problem(key, problem.detail)
+            raise
+        namespace = await self._references.namespace(key.endpoint)
+        closed = 0
+        while True:
+            done = await self._round(key, reference, force=force, namespace=namespace)
+            closed += done.windows
+            if not done.more:
+                return closed
+
+    async def reconsider(self) -> None:
+        """Decide again where a cause stands and something else was waited for: time, a run's end, an answer."""
+        async with self._database.transaction() as tx:
+            live = [row for row in await monitors.all_endpoints(tx) if row.live is not None]
+            stored = {row.key: row for row in await monitors.all_monitors(tx)}
+        versions = {(row.live_model or "", str(row.live_version)) for row in live}
+        self._metrics.keep_only(versions)
+        for endpoint in live:
+            monitor = stored.get(endpoint.live) if endpoint.live else None
+            if monitor is not None and monitor.report and _has_cause(restored(monitor.state), endpoint):
+                await self._decide(monitor.key)
+
+    async def _decide(self, key: Key) -> None:
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            monitor = await monitors.lock(tx, key, at=now)
+            endpoint = await monitors.endpoint(tx, key.endpoint)
+            _, labels = await predictions.label_counts(tx, key)
+            policy = policy_of(endpoint.policy if endpoint else {})
+            finding = Finding(key, now, restored(monitor.state), monitor.report, labels)
+            decision = await decide_and_record(tx, finding, policy)
+        self._count(key, decision)
+
+    def _count(self, key: Key, decision: Decision | None) -> None:
+        if decision is not None:
+            self._metrics.decided(
+                key.model, key.model_version, decision=decision.outcome.value, reason=decision.reason.value
+            )
+
+    async def _round(self, key: Key, reference: Reference, *, force: bool, namespace: str | None) -> Round:
+        async with self._database.transaction() as tx:
+            now = self._clock.now()
+            monitor = await monitors.lock(tx, key, at=now)
+            if namespace is not None:
+                await monitors.note_namespace(tx, key.endpoint, namespace)
+            work = _start(key, now, reference, monitor, await monitors.endpoint(tx, key.endpoint))
+            await self._close_windows(tx, work, force=force)
+            await self._count_labels(tx, work)
+            if work.windows or work.labels or force:
+                await self._conclude(tx, work)
+        if work.windows or work.labels or force:
+            self._metrics.show(key.model, key.model_version, work.report, period_s=work.policy.window_s_max)
+        return work
+
+    async def _close_windows(self, tx: Transaction, work: Round, *, force: bool) -> None:
+        depth = max(DriftPolicy().horizons)
+        history = await monitors.latest_counters(tx, work.key, reference_digest=work.reference.digest, limit=depth)
+        for _ in range(_WINDOWS_PER_ROUND):
+            rows = await predictions.next_window_rows(tx, work.key, limit=work.policy.window_rows)
+            if not _closes(rows, work, force=force):
+                return
+            counters = await asyncio.to_thread(_count, work.reference, rows)
+            history = [*history, counters][-depth:]
+            look = await asyncio.to_thread(
+                looks.judge_window,
+                work.reference,
+                history,
+                work.state,
+                policy=work.policy,
+                first_at=min(row.at for row in rows),
+            )
+            window_id = await monitors.add_window(
+                tx,
+                work.key,
+                counters=counters,
+                number=work.monitor.windows + work.windows + 1,
+                rows=len(rows),
+                first_at=min(row.at for row in rows),
+                last_at=max(row.at for row in rows),
+                closed_at=work.at,
+                reference_digest=work.reference.digest,
+                result=_window_result(look),
+            )
+            await predictions.take_into_window(tx, rows, window_id)
+            self._take_look(work, look, rows=len(rows))
+        work.more = True
+
+    def _take_look(self, work: Round, look: looks.WindowLook, *, rows: int) -> None:
+        model, version = work.key.model, work.key.model_version
+        work.state, work.last_look = look.state, look
+        work.windows += 1
+        work.rows += rows
+        work.newly_gated |= set(look.newly_gated)
+        for scope in look.newly_fired:
+            self._metrics.alarm(model, version, scope.value)
+        for violation in look.violations:
+            self._metrics.violation(model, version, feature=violation.column, check=violation.check.value)
+        work.report |= {
+            "at": work.at.isoformat(),
+            "window_rows": rows,
+            "features": look.features,
+            "data_quality": [
+                {
+                    "feature": v.column,
+                    "check": v.check.value,
+                    "reference_rate": v.reference_rate,
+                    "current_rate": v.current_rate,
+                    "p_value": v.p_value,
+                }
+                for v in look.violations
+            ],
+            "scopes": {
+                scope.value: {
+                    "state": drift.state.value,
+                    "evidence_log10": drift.evidence.log10,
+                    "effect_low": drift.effect_lower_bound,
+                    "named": list(drift.named),
+                }
+                for scope, drift in look.scopes.items()
+            },
+        }
+
+    async def _count_labels(self, tx: Transaction, work: Round) -> None:
+        rows = await predictions.uncounted_labels(tx, work.key, limit=_LABELS_PER_ROUND)
+        if not rows:
+            return
+        judged = await asyncio.to_thread(looks.judge_labels, work.reference, rows, work.state, policy=work.policy)
+        await predictions.mark_counted(tx, rows)
+        work.state, work.newly_harmed = judged.state, judged.newly_harmed
+        work.labels = len(rows)
+        work.more = work.more or len(rows) == _LABELS_PER_ROUND
+        if judged.newly_harmed:
+            self._metrics.alarm(work.key.model, work.key.model_version, "residual")
+        self._metrics.label_delays(
+            work.key.model, work.key.model_version, [_delay_s(row) for row in rows if row.labelled_at]
+        )
+
+    async def _conclude(self, tx: Transaction, work: Round) -> None:
+        """Bring the report up to date, raise what has to be raised, and decide."""
+        labelled = await predictions.latest_labelled(tx, work.key, limit=_LABELLED_SHOWN)
+        size = max(_ESTIMATE_ROWS_MIN, 2 * work.policy.window_rows)
+        scores = await predictions.latest_scores(tx, work.key, limit=size)
+        guess = await asyncio.to_thread(looks.estimated, work.reference, scores, work.policy)
+        work.state = replace(work.state, estimate_dropped=bool(guess and guess.dropped))
+        rows, labels = await predictions.label_counts(tx, work.key)
+        figures = looks.performance_figures(work.reference, guess, labelled)
+        work.report["performance"] = figures | _label_figures(work, labelled, rows=rows, labels=labels)
+        work.report["fairness"] = await asyncio.to_thread(looks.fairness_figures, work.reference, labelled)
+        await monitors.change(
+            tx,
+            work.key,
+            at=work.at,
+            state=work.state.stored(),
+            report=work.report,
+            reference_digest=work.reference.digest,
+            reference_problem=None,
+            windows=work.monitor.windows + work.windows,
+            rows=work.monitor.rows + work.rows,
+            last_window_at=work.at if work.windows else work.monitor.last_window_at,
+        )
+        await resolve_alert(tx, work.key, AlertName.NO_REFERENCE, at=work.at)
+        await _announce(tx, work)
+        if work.live:
+            await _raise_alerts(tx, work)
+            finding = Finding(work.key, work.at, work.state, work.report, labels)
+            decision = await decide_and_record(tx, finding, work.policy)
+            self._count(work.key, decision)
+
+    async def _note_problem(self, key: Key, problem: str) -> None:
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            await monitors.lock(tx, key, at=now)
+            await monitors.change(tx, key, at=now, reference_problem=problem)
+            await raise_alert(tx, key, AlertName.NO_REFERENCE, at=now, summary=problem, evidence={})
+
+
+def _start(key: Key, now: datetime, reference: Reference, monitor: MonitorRow, endpoint: EndpointRow | None) -> Round:
+    same = monitor.reference_digest in (None, reference.digest)
+    return Round(
+        key=key,
+        at=now,
+        reference=reference,
+        policy=policy_of(endpoint.policy if endpoint else {}),
+        monitor=monitor,
+        state=restored(monitor.state) if same else MonitorState(),
+        live=endpoint is not None and endpoint.live == key,
+        report=dict(monitor.report) if same else {},
+    )
+
+
+def _has_cause(state: MonitorState, endpoint: EndpointRow) -> bool:
+    limit = policy_of(endpoint.policy).harm_false_alarm_labels
+    return state.harm.proven(limit) or (state.estimate_dropped and state.gated)
+
+
+def _is_due(waiting: WaitingRows, endpoint: EndpointRow | None, now: datetime) -> bool:
+    policy = policy_of(endpoint.policy if endpoint else {})
+    if waiting.uncounted_labels or waiting.rows >= policy.window_rows:
+        return True
+    aged = waiting.oldest_at <= now - timedelta(seconds=policy.window_s_max)
+    return waiting.rows >= _FORCED_ROWS_MIN and aged
+
+
+def _closes(rows: Sequence[ScoredRow], work: Round, *, force: bool) -> bool:
+    if len(rows) >= work.policy.window_rows:
+        return True
+    if len(rows) < _FORCED_ROWS_MIN:
+        return False
+    aged = min(row.at for row in rows) <= work.at - timedelta(seconds=work.policy.window_s_max)
+    return force or aged
+
+
+def _count(reference: Reference, rows: Sequence[ScoredRow]) -> Counts:
+    return reference.sketch.count(feature_table(rows), rows=len(rows))
+
+
+def _delay_s(row: ScoredRow) -> float:
+    arrived = row.labelled_at or row.at
+    return (arrived - row.at).total_seconds()
+
+
+def _label_figures(work: Round, labelled: Sequence[ScoredRow], *, rows: int, labels: int) -> dict[str, Any]:
+    delays = sorted(_delay_s(row) for row in labelled)
+    harm, limit = work.state.harm, work.policy.harm_false_alarm_labels
+    return {
+        "labels": labels,
+        "label_coverage": labels / rows if rows else 0.0,
+        "label_delay_s_p50": delays[len(delays) // 2] if delays else None,
+        "harm_evidence_log10": harm.log10,
+        "harm_limit_log10": replace(harm, latched=limit).log10,
+        "harmed": harm.proven(limit),
+    }
+
+
+def _window_result(look: looks.WindowLook) -> dict[str, Any]:
+    return {
+        "features": look.features,
+        "scopes": {
+            scope.value: {
+                "state": drift.state.value,
+                "e_value": drift.e_value,
+                "evidence_log10": drift.evidence.log10,
+                "effect_low": drift.effect_lower_bound,
+                "named": list(drift.named),
+            }
+            for scope, drift in look.scopes.items()
+        },
+        "data_quality": [{"feature": v.column, "check": v.check.value} for v in look.violations],
+    }
+
+
+async def _announce(tx: Transaction, work: Round) -> None:
+    """Tell others what this round found for the first time."""
+    who = work.key.values()
+    for scope in sorted(work.newly_gated):
+        data = who | {"scope": scope.value} | work.report["scopes"][scope.value]
+        await tx.emit(Event(type="DriftDetected", source="monitor", subject=work.key.subject, time=work.at, data=data))
+    if work.newly_harmed:
+        performance = work.report["performance"]
+        data = who | {name: performance[name] for name in ("realised", "reference", "harm_evidence_log10")}
+        await tx.emit(
+            Event(
+                type="PerformanceDegraded",
+                source="monitor",
+                subject=work.key.subject,
+                time=work.at,
+                data=data,
+            )
+        )
+
+
+async def _raise_alerts(tx: Transaction, work: Round) -> None:
+    """Raise what stands now; broken quality inhibits what rests on the same inputs."""
+    performance = work.report["performance"]
+    if performance["harmed"]:
+        summary = "Outcomes prove that the loss exceeds what is accepted."
+        evidence = {name: performance[name] for name in ("realised", "reference", "labels")}
+        await raise_alert(tx, work.key, AlertName.PERFORMANCE, at=work.at, summary=summary, evidence=evidence)
+    if not work.windows:
+        return
+    if work.state.quality_broken:
+        broken = work.report["data_quality"]
+        names = ", ".join(f"{v['feature']} ({v['check']})" for v in broken[:5])
+        summary = f"{len(broken)} columns are not as in the reference: {names}."
+        await raise_alert(
+            tx, work.key, AlertName.DATA_QUALITY, at=work.at, summary=summary, evidence={"violations": broken}
+        )
+        return
+    await resolve_alert(tx, work.key, AlertName.DATA_QUALITY, at=work.at)
+    for scope, name in ((Scope.INPUT, AlertName.INPUT_DRIFT), (Scope.PREDICTION, AlertName.PREDICTION_DRIFT)):
+        found = work.report["scopes"][scope.value]
+        if found["state"] == "drift":
+            named = ", ".join(found["named"][:5]) or "the score"
+            summary = f"Changed by at least {found['effect_low']:.3f}: {named}."
+            await raise_alert(tx, work.key, name, at=work.at, summary=summary, evidence=found)
+    if work.state.estimate_dropped:
+        summary = f"The estimate dropped below its band: {', '.join(performance['estimate_dropped'])}."
+        evidence = {name: performance[name] for name in ("estimated", "reference", "estimate_rows")}
+        await raise_alert(tx, work.key, AlertName.ESTIMATE, at=work.at, summary=summary, evidence=evidence)
+    else:
+        await resolve_alert(tx, work.key, AlertName.ESTIMATE, at=work.at)

@@ -1,0 +1,1 @@
+"""What the monitor keeps: rows in Postgres, the prediction log in Parquet."""

@@ -1,0 +1,336 @@
+"""Queries on predictions and the outcomes that join them.
+
+Joining is serial: whoever inserts predictions or outcomes holds one advisory lock until its transaction ends,
+so a prediction and its outcome can never miss each other, and `labelled_at` grows in the order of commits.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+from clave_common.database import Transaction
+from numpy.typing import NDArray
+from sqlalchemy import delete, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from clave_monitor.storage.records import Key, WaitingRows
+from clave_monitor.storage.tables import column_sets, feedback, predictions
+
+Floats = NDArray[np.float64]
+_JOIN_LOCK = "clave_monitor:join"
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A prediction as windows and performance need it."""
+
+    prediction_id: str
+    row: int
+    seq: int
+    at: datetime
+    columns: tuple[str, ...]
+    features: bytes
+    score: float | None
+    outcome: float | None
+    attributes: dict[str, Any] | None
+    labelled_at: datetime | None
+    occurred_at: datetime | None
+
+
+async def serialise_joins(tx: Transaction) -> None:
+    """Wait for every other join; released when the transaction ends."""
+    await tx.session.execute(text("select pg_advisory_xact_lock(hashtext(:k))"), {"k": _JOIN_LOCK})
+
+
+async def column_set(tx: Transaction, columns: Sequence[str]) -> int:
+    """Return the number of a list of column names, storing a new one."""
+    digest = hashlib.sha256(orjson.dumps(list(columns))).hexdigest()
+    known = await tx.session.scalar(select(column_sets.c.id).where(column_sets.c.digest == digest))
+    if known is not None:
+        return int(known)
+    statement = insert(column_sets).values(digest=digest, columns=list(columns))
+    upsert = statement.on_conflict_do_update(index_elements=["digest"], set_={"digest": digest})
+    return int((await tx.session.execute(upsert.returning(column_sets.c.id))).scalar_one())
+
+
+async def add(tx: Transaction, rows: Sequence[dict[str, Any]]) -> set[tuple[str, int]]:
+    """Insert predictions that are not known yet.
+
+    Returns:
+        (prediction id, row) of those that were new.
+    """
+    if not rows:
+        return set()
+    statement = insert(predictions).on_conflict_do_nothing()
+    returning = statement.returning(predictions.c.prediction_id, predictions.c.row)
+    result = await tx.session.execute(returning, list(rows))
+    return {(row.prediction_id, row.row) for row in result}
+
+
+async def pending_outcomes(tx: Transaction, ids: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """List outcomes that came before these predictions."""
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(ids), 1000):
+        statement = select(feedback).where(
+            feedback.c.joined_at.is_(None),
+            tuple_(feedback.c.prediction_id, feedback.c.row).in_(ids[start : start + 1000]),
+        )
+        found += [dict(row) for row in (await tx.session.execute(statement)).mappings()]
+    return found
+
+
+async def known_rows(tx: Transaction, ids: Sequence[str]) -> dict[str, dict[int, Key]]:
+    """Tell which predictions and rows are stored, and whose they are."""
+    found: dict[str, dict[int, Key]] = {}
+    columns = predictions.c
+    statement = select(
+        columns.prediction_id, columns.row, columns.endpoint, columns.model, columns.model_version
+    ).where(columns.prediction_id == func.any(list(ids)))
+    for row in await tx.session.execute(statement):
+        key = Key(row.endpoint, row.model, row.model_version)
+        found.setdefault(row.prediction_id, {})[row.row] = key
+    return found
+
+
+async def known_outcomes(tx: Transaction, ids: Sequence[str]) -> dict[tuple[str, int], float]:
+    """Tell which outcomes are stored already."""
+    statement = select(feedback.c.prediction_id, feedback.c.row, feedback.c.outcome).where(
+        feedback.c.prediction_id == func.any(list(ids))
+    )
+    return {(row.prediction_id, row.row): row.outcome for row in await tx.session.execute(statement)}
+
+
+async def add_outcomes(tx: Transaction, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert outcomes."""
+    if rows:
+        await tx.session.execute(insert(feedback), list(rows))
+
+
+async def join(tx: Transaction, outcomes: Sequence[dict[str, Any]], *, at: datetime) -> None:
+    """Write outcomes to their predictions and mark them joined.
+
+    Args:
+        tx: Holds the join lock.
+        outcomes: Rows of `feedback` whose predictions are stored.
+        at: When they met.
+    """
+    if not outcomes:
+        return
+    values = [
+        {
+            "p": outcome["prediction_id"],
+            "r": outcome["row"],
+            "outcome": outcome["outcome"],
+            "attributes": orjson.dumps(outcome["attributes"] or {}).decode(),
+            "occurred_at": outcome["occurred_at"],
+            "at": at,
+        }
+        for outcome in outcomes
+    ]
+    write = text(
+        "update monitor.predictions set outcome = :outcome, attributes = cast(:attributes as jsonb), "
+        "occurred_at = :occurred_at, labelled_at = :at "
+        "where prediction_id = :p and row = :r and labelled_at is null"
+    )
+    await tx.session.execute(write, values)
+    mark = text("update monitor.feedback set joined_at = :at where prediction_id = :p and row = :r")
+    await tx.session.execute(mark, [{"at": v["at"], "p": v["p"], "r": v["r"]} for v in values])
+
+
+async def waiting(tx: Transaction) -> list[WaitingRows]:
+    """List monitors with predictions in no window, or with labels not counted yet."""
+    statement = text(
+        "select endpoint, model, model_version, sum(n)::bigint as n, min(oldest) as oldest, "
+        "sum(labels)::bigint as labels from ("
+        " select endpoint, model, model_version, count(*) as n, min(received_at) as oldest, 0 as labels"
+        " from monitor.predictions where window_id is null and error is null group by 1, 2, 3"
+        " union all"
+        " select endpoint, model, model_version, 0, min(labelled_at), count(*)"
+        " from monitor.predictions where labelled_at is not null and not counted group by 1, 2, 3"
+        ") as both_kinds group by 1, 2, 3 order by 1, 2, 3"
+    )
+    return [
+        WaitingRows(Key(row.endpoint, row.model, row.model_version), row.n, row.oldest, row.labels)
+        for row in await tx.session.execute(statement)
+    ]
+
+
+def _scored() -> Any:
+    columns = predictions.c
+    return select(
+        columns.prediction_id,
+        columns.row,
+        columns.seq,
+        columns.predicted_at,
+        columns.features,
+        columns.score,
+        columns.outcome,
+        columns.attributes,
+        columns.labelled_at,
+        columns.occurred_at,
+        column_sets.c.columns,
+    ).join(column_sets, column_sets.c.id == columns.column_set)
+
+
+def _of(key: Key) -> Any:
+    return (
+        (predictions.c.endpoint == key.endpoint)
+        & (predictions.c.model == key.model)
+        & (predictions.c.model_version == key.model_version)
+    )
+
+
+async def _scored_rows(tx: Transaction, statement: Any) -> list[ScoredRow]:
+    return [
+        ScoredRow(
+            prediction_id=row.prediction_id,
+            row=row.row,
+            seq=row.seq,
+            at=row.predicted_at,
+            columns=tuple(row.columns),
+            features=bytes(row.features),
+            score=row.score,
+            outcome=row.outcome,
+            attributes=row.attributes,
+            labelled_at=row.labelled_at,
+            occurred_at=row.occurred_at,
+        )
+        for row in await tx.session.execute(statement)
+    ]
+
+
+async def next_window_rows(tx: Transaction, key: Key, *, limit: int) -> list[ScoredRow]:
+    """Give the oldest answered predictions that no window has taken."""
+    statement = (
+        _scored()
+        .where(_of(key), predictions.c.window_id.is_(None), predictions.c.error.is_(None))
+        .order_by(predictions.c.seq)
+        .limit(limit)
+    )
+    return await _scored_rows(tx, statement)
+
+
+async def take_into_window(tx: Transaction, rows: Sequence[ScoredRow], window_id: int) -> None:
+    """Mark predictions as counted by a window."""
+    statement = update(predictions).where(predictions.c.seq == func.any([row.seq for row in rows]))
+    await tx.session.execute(statement.values(window_id=window_id))
+
+
+async def uncounted_labels(tx: Transaction, key: Key, *, limit: int) -> list[ScoredRow]:
+    """Give labelled predictions whose loss no recursion has seen, in the order of their labels."""
+    statement = (
+        _scored()
+        .where(_of(key), predictions.c.labelled_at.is_not(None), predictions.c.counted.is_(False))
+        .order_by(predictions.c.labelled_at, predictions.c.seq)
+        .limit(limit)
+    )
+    return await _scored_rows(tx, statement)
+
+
+async def mark_counted(tx: Transaction, rows: Sequence[ScoredRow]) -> None:
+    """Mark labels as seen by the recursion."""
+    statement = update(predictions).where(predictions.c.seq == func.any([row.seq for row in rows]))
+    await tx.session.execute(statement.values(counted=True))
+
+
+async def latest_labelled(tx: Transaction, key: Key, *, limit: int) -> list[ScoredRow]:
+    """Give the newest labelled predictions of a monitor, newest first."""
+    statement = (
+        _scored()
+        .where(_of(key), predictions.c.labelled_at.is_not(None))
+        .order_by(predictions.c.labelled_at.desc(), predictions.c.seq.desc())
+        .limit(limit)
+    )
+    return await _scored_rows(tx, statement)
+
+
+async def latest_scores(tx: Transaction, key: Key, *, limit: int) -> Floats:
+    """Give the newest windowed scores of a monitor, shape (<= limit,)."""
+    statement = (
+        select(predictions.c.score)
+        .where(_of(key), predictions.c.window_id.is_not(None), predictions.c.score.is_not(None))
+        .order_by(predictions.c.seq.desc())
+        .limit(limit)
+    )
+    return np.array((await tx.session.execute(statement)).scalars().all(), dtype=np.float64)
+
+
+async def label_counts(tx: Transaction, key: Key) -> tuple[int, int]:
+    """Count a monitor's answered predictions and how many of them are labelled."""
+    statement = select(func.count(), func.count(predictions.c.labelled_at)).where(
+        _of(key), predictions.c.error.is_(None)
+    )
+    rows, labelled = (await tx.session.execute(statement)).one()
+    return int(rows), int(labelled)
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """A prediction as the canary analysis needs it."""
+
+    score: float | None
+    error: str | None
+    latency_ms: float | None
+    outcome: float | None
+    at: datetime
+
+
+async def arm_rows(tx: Transaction, *, endpoint: str, version: int, since: datetime | None, limit: int) -> list[ArmRow]:
+    """Give the newest predictions of an endpoint's version since a time, newest first."""
+    columns = predictions.c
+    statement = select(columns.score, columns.error, columns.latency_ms, columns.outcome, columns.predicted_at).where(
+        columns.endpoint == endpoint, columns.model_version == version
+    )
+    if since is not None:
+        statement = statement.where(columns.predicted_at >= since)
+    statement = statement.order_by(columns.predicted_at.desc()).limit(limit)
+    return [ArmRow(*row) for row in await tx.session.execute(statement)]
+
+
+async def labelled_page(
+    tx: Transaction,
+    endpoint: str,
+    *,
+    after: datetime | None,
+    position: tuple[datetime, str, int] | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """List an endpoint's labelled predictions, oldest label first."""
+    columns = predictions.c
+    statement = select(
+        columns.prediction_id,
+        columns.row,
+        columns.predicted_at,
+        columns.labelled_at,
+        columns.entities,
+        columns.model_version,
+        columns.score,
+        columns.outcome,
+        columns.attributes,
+    ).where(columns.endpoint == endpoint, columns.labelled_at.is_not(None))
+    if after is not None:
+        statement = statement.where(columns.labelled_at > after)
+    if position is not None:
+        at, prediction_id, row = position
+        statement = statement.where(
+            tuple_(columns.labelled_at, columns.prediction_id, columns.row) > tuple_(at, prediction_id, row)
+        )
+    statement = statement.order_by(columns.labelled_at, columns.prediction_id, columns.row).limit(limit)
+    return [dict(row) for row in (await tx.session.execute(statement)).mappings()]
+
+
+async def forget_before(tx: Transaction, at: datetime, *, limit: int) -> int:
+    """Delete old predictions that the log already holds, and old outcomes; return how many predictions."""
+    old = (
+        select(predictions.c.seq)
+        .where(predictions.c.predicted_at < at, predictions.c.log_batch.is_not(None))
+        .limit(limit)
+    )
+    gone = await tx.session.execute(delete(predictions).where(predictions.c.seq.in_(old)).returning(predictions.c.seq))
+    count = len(gone.all())
+    await tx.session.execute(delete(feedback).where(feedback.c.received_at < at))
+    return count
