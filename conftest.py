@@ -1,9 +1,10 @@
 """Fixtures for every test of the workspace; `tests/clave_testing/README.md` tells which there are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clave.stack.secrets import ensure_secrets
 from clave_testing import servers
 from clave_testing.stack import Stack, shared_stack
 
@@ -41,11 +42,9 @@ def stack() -> Stack:
 
 
 @pytest.fixture
-def secrets_dir(tmp_path: Path) -> Iterator[Path]:
+def secrets_dir(tmp_path: Path) -> Path:
     """A folder of freshly generated secrets, as the local stack makes them."""
-    from clave.stack.secrets import ensure_secrets
-
     folder = tmp_path / "secrets"
     folder.mkdir(mode=0o700)
     ensure_secrets(folder, ("gateway", "registry", "features", "inference", "monitor", "trainer"))
-    yield folder
+    return folder

@@ -47,7 +47,9 @@ class Stack:
             check=False,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"clave {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"clave {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
         return done
 
 

@@ -30,7 +30,9 @@ def test_no_model_or_field_disappears_and_no_request_field_becomes_required():
     if os.environ.get("CLAVE_UPDATE_SNAPSHOTS"):
         SNAPSHOT.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
     before = json.loads(SNAPSHOT.read_text())
-    gone = [f"{model}.{field}" for model, fields in before.items() for field in fields if field not in now.get(model, {})]
+    gone = [
+        f"{model}.{field}" for model, fields in before.items() for field in fields if field not in now.get(model, {})
+    ]
     assert gone == []
     required = [
         f"{model}.{field}"
