@@ -1,1 +1,3 @@
 """Identity, policy and audit."""
+
+__version__ = "0.1.0"

@@ -102,6 +102,17 @@ class Access:
             return []
         return await self._visible(caller, action)
 
+    def policy_data(self) -> Mapping[str, Any]:
+        """Return the data that the policy in force decides by: catalogue, roles, namespaces, limits, settings.
+
+        Raises:
+            Unavailable: There is no copy of the policy yet.
+        """
+        snapshot = self._snapshot()
+        if snapshot is None:
+            raise no_snapshot()
+        return snapshot.bundle.data
+
     def namespace_rules(self, namespace: str) -> Mapping[str, Any]:
         """Return what the policy demands of a namespace: ``min_approvals``, ``require_gate``, ``windows``...
 
@@ -110,10 +121,7 @@ class Access:
         Raises:
             Unavailable: There is no copy of the policy yet.
         """
-        snapshot = self._snapshot()
-        if snapshot is None:
-            raise no_snapshot()
-        rules = snapshot.bundle.data.get("namespaces", {}).get(namespace, {})
+        rules = self.policy_data().get("namespaces", {}).get(namespace, {})
         return rules if isinstance(rules, Mapping) else {}
 
 

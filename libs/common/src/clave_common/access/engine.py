@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 import regorus
-from opa_client.errors import ConnectionsError
+from opa_client.errors import ConnectionsError, PolicyNotFoundError, RegoParseError
 from opa_client.opa_async import AsyncOpaClient
 
 from clave_common.access.policy_bundle import DECISION_RULE, VISIBLE_RULE, PolicyBundle
@@ -21,6 +21,7 @@ from clave_common.errors import InvalidArgument, Unavailable
 
 OPA_TIMEOUT_S = 0.25
 _RVM_UNDEFINED = "<undefined>"
+_LOADED = "loaded_digest"
 
 
 class PolicyEngine(Protocol):
@@ -186,11 +187,29 @@ class OpaEngine:
         """Load the server with a bundle: data first, so that no new rule ever reads old data."""
         client = await self._opened()
         try:
-            await client.update_or_create_data(dict(bundle.data), "clave")
-            for name, text in sorted(bundle.modules.items()):
-                await client.update_policy_from_string(text, f"clave/{name}", rego_compat=False)
+            await client.update_or_create_data({**bundle.data, _LOADED: bundle.digest()}, "clave")
+            for package, text in sorted(bundle.packages().items()):
+                await client.update_policy_from_string(text, package, rego_compat=False)
+        except RegoParseError as error:
+            raise InvalidArgument(f"OPA refuses the policy: {str(error)[:500]}", code="policy_invalid") from error
         except (ConnectionsError, aiohttp.ClientError, TimeoutError) as error:
             raise no_answer(self.name, type(error).__name__) from error
+
+    async def holds(self, bundle: PolicyBundle) -> bool:
+        """Tell whether the server holds a bundle's data and decides by its modules.
+
+        Raises:
+            Unavailable: The server does not answer.
+        """
+        client = await self._opened()
+        try:
+            loaded = await client.get_data(f"clave/{_LOADED}")
+            answer = await client.query_rule({}, "clave.authz", "decision")
+        except PolicyNotFoundError:
+            return False
+        except (ConnectionsError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise no_answer(self.name, type(error).__name__) from error
+        return bool(loaded.get("result") == bundle.digest() and answer.get("result"))
 
     async def decide(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask the server."""

@@ -1,12 +1,15 @@
 """A policy as it travels: Rego modules, the data they decide by, and which version both are."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
 
+_PACKAGE = re.compile(r"^package ([a-z][a-z0-9_.]*)$", re.MULTILINE)
+_IMPORT = re.compile(r"^import [a-z][a-z0-9_.]*$", re.MULTILINE)
 DECISION_RULE = "data.clave.authz.decision"
 VISIBLE_RULE = "data.clave.filters.visible"
 
@@ -32,6 +35,25 @@ class PolicyBundle:
         """SHA-256 over modules and data in canonical JSON (RFC 8785), as ``sha256:<hex>``."""
         canonical = rfc8785.dumps({"modules": dict(self.modules), "data": dict(self.data)})
         return f"sha256:{hashlib.sha256(canonical).hexdigest()}"
+
+    def packages(self) -> dict[str, str]:
+        """Join the modules of each package into one text, by package name.
+
+        A server that takes one module at a time (OPA's REST API) compiles each upload by itself and would refuse a
+        module whose rules live partly in another file.
+        """
+        joined: dict[str, list[str]] = {}
+        imports: dict[str, set[str]] = {}
+        for _, text in sorted(self.modules.items()):
+            package = _PACKAGE.search(text)
+            if package is None:
+                continue
+            name = package.group(1)
+            imports.setdefault(name, set()).update(_IMPORT.findall(text))
+            joined.setdefault(name, []).append(_IMPORT.sub("", _PACKAGE.sub("", text)))
+        return {
+            name: "\n".join([f"package {name}", "", *sorted(imports[name]), *parts]) for name, parts in joined.items()
+        }
 
     def mutating(self, action: str) -> bool:
         """Tell whether an action changes something; an unknown one is taken to."""

@@ -1,0 +1,278 @@
+"""Routes on keys, bindings, principals, roles and the caller."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from clave_common.access import Caller, governed
+from clave_common.access.enforcement import Access
+from clave_common.database import Database
+from clave_common.idempotency import answer_once
+from clave_common.pages import PageSize, PageToken, decode_token, encode_token, page_size
+from clave_contracts.gateway import API, Key, KeyCreate, KeyPage, NewKey, WhoAmI
+from clave_contracts.schema import Answer, Request
+from fastapi import APIRouter, Path
+from fastapi import Request as HttpRequest
+from pydantic import Field, StringConstraints
+from starlette.responses import Response
+
+from clave_gateway.domain.roles import permissions_of, role_closure
+from clave_gateway.services.bindings import BindingService
+from clave_gateway.services.keys import KeyService, MadeKey
+from clave_gateway.services.principals import PrincipalService
+from clave_gateway.storage.identity import BindingRow, KeyRow, PrincipalRow
+
+Subject = Annotated[
+    str, StringConstraints(pattern=r"^(user|service_account|app|group):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")
+]
+KeyId = Annotated[str, Path(pattern=r"^[0-9a-z]{16}$")]
+BindingId = Annotated[str, Path(pattern=r"^bnd_[0-9a-z]{26}$")]
+PrincipalId = Annotated[str, Path(pattern=r"^(user|service_account|app):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")]
+_KEYS_QUERY = "keys"
+
+
+class BindingCreate(Request):
+    """A role to give."""
+
+    subject: Subject
+    role: str = Field(min_length=1, max_length=100)
+    namespaces: list[str] = Field(default_factory=lambda: ["*"], min_length=1, max_length=50)
+    resources: list[str] = Field(default_factory=lambda: ["**"], min_length=1, max_length=50)
+
+
+class Binding(Answer):
+    """A role that somebody holds."""
+
+    id: str
+    subject: str
+    role: str
+    tenant: str
+    namespaces: list[str]
+    resources: list[str]
+    created_by: str
+    created_at: datetime
+
+
+class BindingPage(Answer):
+    """Bindings, newest first."""
+
+    bindings: list[Binding]
+
+
+class PrincipalChange(Request):
+    """What may change about a principal; absent fields stay."""
+
+    groups: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]] | None = Field(
+        default=None, max_length=100
+    )
+    disabled: bool | None = None
+
+
+class Principal(Answer):
+    """Somebody or something that may be given roles."""
+
+    id: str
+    kind: str
+    tenant: str
+    groups: list[str]
+    disabled: bool
+    created_by: str
+    created_at: datetime
+
+
+class PrincipalPage(Answer):
+    """Principals by id."""
+
+    principals: list[Principal]
+
+
+class Role(Answer):
+    """A role, what it inherits and permits, and what its holder may hand out."""
+
+    name: str
+    inherits: list[str]
+    permissions: list[str]
+    may_delegate: list[str]
+
+
+class RolePage(Answer):
+    """Every role, and every action that there is."""
+
+    roles: list[Role]
+    actions: list[str]
+
+
+def _key(row: KeyRow) -> Key:
+    return Key(
+        id=row.id,
+        name=row.name,
+        principal=row.principal_id,
+        tenant=row.tenant,
+        scopes=row.scopes,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+    )
+
+
+def _new_key(made: MadeKey) -> NewKey:
+    return NewKey(
+        id=made.row.id,
+        key=made.secret.text,
+        principal=made.row.principal_id,
+        role=made.role,
+        expires_at=made.row.expires_at,
+    )
+
+
+def _binding(row: BindingRow) -> Binding:
+    return Binding(**{name: getattr(row, name) for name in row.__slots__})
+
+
+def _principal(row: PrincipalRow) -> Principal:
+    return Principal(**{name: getattr(row, name) for name in row.__slots__})
+
+
+def keys_router(service: KeyService, database: Database) -> APIRouter:
+    """Routes on API keys."""
+    router = APIRouter(prefix=API, tags=["keys"])
+
+    @router.post("/keys", status_code=201, response_model=NewKey)
+    async def create(
+        request: HttpRequest,
+        body: KeyCreate,
+        caller: Caller = governed("admin:key.create", in_operation=True),
+    ) -> Response:
+        """Make an API key; its secret is in this answer and nowhere else."""
+
+        async def make() -> Response:
+            made = _new_key(await service.create(caller, body))
+            return Response(made.model_dump_json(), status_code=201, media_type="application/json")
+
+        return await answer_once(database, request, principal=caller.subject_id, answer=make)
+
+    @router.get("/keys")
+    async def list_keys(
+        caller: Caller = governed("admin:key.list", resource_id="keys"),
+        size: PageSize = 50,
+        page_token: PageToken = None,
+    ) -> KeyPage:
+        """List keys without their secrets, newest first."""
+        limit = page_size(size)
+        after = None
+        if page_token:
+            created_at, key_id = decode_token(page_token, query=_KEYS_QUERY)
+            after = (datetime.fromisoformat(created_at), str(key_id))
+        rows = await service.list_keys(caller, after=after, limit=limit + 1)
+        token = ""
+        if len(rows) > limit:
+            last = rows[limit - 1]
+            token = encode_token([last.created_at.isoformat(), last.id], query=_KEYS_QUERY)
+        return KeyPage(keys=[_key(row) for row in rows[:limit]], next_page_token=token)
+
+    @router.delete("/keys/{key_id}", status_code=204)
+    async def revoke(key_id: KeyId, caller: Caller = governed("admin:key.revoke", in_operation=True)) -> Response:
+        """Revoke a key; every service refuses it within two seconds."""
+        await service.revoke(caller, key_id)
+        return Response(status_code=204)
+
+    @router.post("/keys/{key_id}/rotate", status_code=201)
+    async def rotate(key_id: KeyId, caller: Caller = governed("admin:key.create", in_operation=True)) -> NewKey:
+        """Make a successor with the same rights; the old key works on until revoked."""
+        return _new_key(await service.rotate(caller, key_id))
+
+    return router
+
+
+def bindings_router(service: BindingService) -> APIRouter:
+    """Routes on bindings."""
+    router = APIRouter(prefix=API, tags=["bindings"])
+
+    @router.post("/bindings", status_code=201)
+    async def create(
+        body: BindingCreate, caller: Caller = governed("admin:binding.create", in_operation=True)
+    ) -> Binding:
+        """Give a role; nobody gives more than they hold."""
+        return _binding(
+            await service.create(
+                caller,
+                subject=body.subject,
+                role=body.role,
+                namespaces=body.namespaces,
+                resources=body.resources,
+            )
+        )
+
+    @router.get("/bindings")
+    async def list_bindings(
+        caller: Caller = governed("admin:binding.list", resource_id="bindings"), size: PageSize = 200
+    ) -> BindingPage:
+        """List bindings, newest first."""
+        rows = await service.list_bindings(caller, limit=page_size(size))
+        return BindingPage(bindings=[_binding(row) for row in rows])
+
+    @router.delete("/bindings/{binding_id}", status_code=204)
+    async def delete(
+        binding_id: BindingId, caller: Caller = governed("admin:binding.delete", in_operation=True)
+    ) -> Response:
+        """Take a role back."""
+        await service.delete(caller, binding_id)
+        return Response(status_code=204)
+
+    return router
+
+
+def principals_router(service: PrincipalService, access: Access) -> APIRouter:
+    """Routes on principals, roles and the caller."""
+    router = APIRouter(prefix=API, tags=["principals"])
+
+    @router.get("/whoami")
+    async def whoami(caller: Caller = governed("access:evaluate", resource_id="whoami")) -> WhoAmI:
+        """Tell the caller who they are here."""
+        return WhoAmI(
+            subject=caller.subject_id,
+            tenant=caller.tenant,
+            method=caller.method,
+            roles=service.roles_of(caller),
+            scopes=list(caller.scopes),
+            expires_at=datetime.fromtimestamp(caller.expires_at, UTC),
+            key_id=caller.key_id,
+        )
+
+    @router.get("/roles")
+    async def roles(caller: Caller = governed("access:evaluate", resource_id="roles")) -> RolePage:  # noqa: ARG001
+        """List roles and actions."""
+        data = access.policy_data()
+        known: dict[str, Any] = data.get("roles", {})
+        return RolePage(
+            roles=[
+                Role(
+                    name=name,
+                    inherits=role_closure(known, name)[1:],
+                    permissions=permissions_of(known, name),
+                    may_delegate=known[name].get("may_delegate", []),
+                )
+                for name in sorted(known)
+            ],
+            actions=sorted(data.get("catalog", {})),
+        )
+
+    @router.get("/principals")
+    async def principals(
+        caller: Caller = governed("admin:binding.list", resource_id="principals"), size: PageSize = 200
+    ) -> PrincipalPage:
+        """List principals by id."""
+        rows = await service.list_principals(caller, limit=page_size(size))
+        return PrincipalPage(principals=[_principal(row) for row in rows])
+
+    @router.patch("/principals/{principal_id}")
+    async def change(
+        principal_id: PrincipalId,
+        body: PrincipalChange,
+        caller: Caller = governed("admin:principal.write", in_operation=True),
+    ) -> Principal:
+        """Change a principal's groups, or disable it."""
+        return _principal(await service.change(caller, principal_id, groups=body.groups, disabled=body.disabled))
+
+    return router

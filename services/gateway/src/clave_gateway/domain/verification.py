@@ -1,0 +1,101 @@
+"""Finds out whether the audit log was damaged, how, and where first.
+
+What is compared: each stored entry with its stored leaf hash, the leaf hashes with the witness's own copy of them,
+and the roots of both with every signed checkpoint. Damage is named:
+
+* ``gap``        an index is missing in the middle: a row was deleted
+* ``altered``    an entry no longer hashes to its leaf, or its leaf differs from the witness's or a checkpoint's
+* ``truncated``  the log is shorter than a signed checkpoint says: its end was cut off
+* ``forked``     two validly signed checkpoints contradict each other: the signer itself told two stories
+
+What it cannot show: whoever holds the signing key, the database and the witness's folder together can rewrite all of
+them alike. Keep a copy of the checkpoints elsewhere.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from clave_gateway.domain.checkpoints import Checkpoint
+from clave_gateway.domain.merkle import Frontier, leaf_hash
+
+
+class Damage(StrEnum):
+    """Kinds of damage."""
+
+    GAP = "gap"
+    ALTERED = "altered"
+    TRUNCATED = "truncated"
+    FORKED = "forked"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """One row of the log as it is found."""
+
+    index: int
+    canonical: bytes
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What verification found; no damage means that log, witness and checkpoints agree.
+
+    Attributes:
+        first_bad: Index of the first entry that cannot be trusted.
+    """
+
+    size: int
+    root: bytes
+    damage: Damage | None = None
+    first_bad: int | None = None
+    detail: str = ""
+
+
+def contradiction(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Return a checkpoint that contradicts another of the same size, if there is one."""
+    roots: dict[int, bytes] = {}
+    for checkpoint in checkpoints:
+        if roots.setdefault(checkpoint.size, checkpoint.root) != checkpoint.root:
+            return checkpoint
+    return None
+
+
+def verify_log(
+    entries: Iterable[StoredEntry], *, checkpoints: Sequence[Checkpoint], witness: Sequence[bytes]
+) -> Finding:
+    """Verify a whole log.
+
+    Args:
+        entries: Rows by ascending index.
+        checkpoints: Every checkpoint whose signature is good, from the database and from the witness.
+        witness: Leaf hashes that the witness recorded, by index; may end earlier than the log.
+    """
+    fork = contradiction(checkpoints)
+    due = {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
+    frontier, confirmed = Frontier(), 0
+    for entry in entries:
+        if entry.index != frontier.size:
+            return _found(frontier, Damage.GAP, frontier.size, f"entry {frontier.size} is missing")
+        if leaf_hash(entry.canonical) != entry.leaf:
+            return _found(frontier, Damage.ALTERED, entry.index, "the entry does not hash to its leaf")
+        if entry.index < len(witness) and witness[entry.index] != entry.leaf:
+            return _found(frontier, Damage.ALTERED, entry.index, "the leaf differs from the witness's copy")
+        frontier = frontier.append(entry.leaf)
+        expected = due.get(frontier.size)
+        if expected is not None and expected != frontier.root():
+            kind = Damage.FORKED if fork and fork.size == frontier.size else Damage.ALTERED
+            return _found(frontier, kind, confirmed, f"the root at {frontier.size} is not the signed one")
+        if expected is not None:
+            confirmed = frontier.size
+    promised = max([*due, len(witness)], default=0)
+    if frontier.size < promised:
+        return _found(frontier, Damage.TRUNCATED, frontier.size, f"{promised} entries were signed or witnessed")
+    if fork is not None:
+        return _found(frontier, Damage.FORKED, fork.size, f"two signed roots for {fork.size} entries")
+    return Finding(frontier.size, frontier.root())
+
+
+def _found(frontier: Frontier, damage: Damage, first_bad: int, detail: str) -> Finding:
+    return Finding(frontier.size, frontier.root(), damage, first_bad, detail)

@@ -1,0 +1,1 @@
+"""The gateway's operations: one each, one transaction each."""

@@ -1,0 +1,140 @@
+"""Keeps and explains decisions: runs one again from its log entry and says what would be needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import orjson
+from clave_common.access.decision_point import decision_from
+from clave_common.access.enforcement import Access
+from clave_common.access.engine import PolicyEngine
+from clave_common.access.model import Caller, Resource
+from clave_common.clock import Clock
+from clave_common.database import Database
+from clave_common.errors import NotFound
+from clave_common.logs import get_logger
+from clave_common.streams import Entry
+from sqlalchemy import ColumnElement
+
+from clave_gateway.domain.explanations import remedies
+from clave_gateway.storage import decisions, identity
+from clave_gateway.storage.decisions import DecisionRow
+from clave_gateway.storage.tables import decisions as table
+
+_KEPT = timedelta(days=14)
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionSearch:
+    """What to look for; absent fields do not narrow."""
+
+    subject: str | None = None
+    action: str | None = None
+    allow: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision, the same question asked again, and what would be needed.
+
+    Attributes:
+        again_allow: Answer of the policy in force to the logged input.
+        same: Whether it equals the logged answer.
+    """
+
+    row: DecisionRow
+    again_allow: bool
+    again_reasons: list[str]
+    again_policy_version: str
+    same: bool
+    remedies: dict[str, str]
+
+
+class DecisionService:
+    """Operations on the log of decisions."""
+
+    def __init__(self, database: Database, access: Access, engine: PolicyEngine, clock: Clock) -> None:
+        self._database = database
+        self._access = access
+        self._engine = engine
+        self._clock = clock
+        self._cleared_at = clock.now()
+
+    async def keep(self, entries: Sequence[Entry]) -> None:
+        """Take a batch of the stream of decisions (a `StreamConsumer` handler)."""
+        rows = [row for row in map(decision_row, entries) if row is not None]
+        used: dict[str, datetime] = {}
+        for row in rows:
+            key_id = row.input.get("context", {}).get("auth", {}).get("key_id")
+            if isinstance(key_id, str):
+                used[key_id] = max(row.at, used.get(key_id, row.at))
+        async with self._database.transaction() as tx:
+            if rows:
+                await decisions.add_decisions(tx.session, rows)
+                await identity.note_use(tx.session, used)
+            if self._clock.now() - self._cleared_at > timedelta(hours=1):
+                self._cleared_at = self._clock.now()
+                await decisions.forget_decisions(tx.session, before=self._cleared_at - _KEPT)
+
+    async def recent(self, wanted: DecisionSearch, *, limit: int) -> list[DecisionRow]:
+        """List decisions, newest first."""
+        conditions: list[ColumnElement[bool]] = []
+        if wanted.subject:
+            conditions.append(table.c.subject == wanted.subject)
+        if wanted.action:
+            conditions.append(table.c.action == wanted.action)
+        if wanted.allow is not None:
+            conditions.append(table.c.allow.is_(wanted.allow))
+        async with self._database.transaction() as tx:
+            return await decisions.recent_decisions(tx.session, conditions, limit=limit)
+
+    async def explain(self, caller: Caller, decision_id: str) -> Explanation:
+        """Run a decision again and say what would be needed; everybody may ask about their own.
+
+        Raises:
+            NotFound: No such decision is kept, or it was another's and the caller may not read the log.
+        """
+        async with self._database.transaction() as tx:
+            row = await decisions.find_decision(tx.session, decision_id)
+        own = row is not None and row.subject == caller.subject_id
+        action = "access:evaluate" if own else "audit:log.read"
+        resource = Resource("decision", f"decisions/{decision_id}", {"tenant": caller.tenant})
+        if row is None or not (await self._access.check(caller, action, resource)).allow:
+            raise NotFound(
+                f"No decision {decision_id} is kept that you may see. Allows are sampled; denials reach the log "
+                "within a second.",
+                code="decision_not_found",
+            )
+        again = decision_from(await self._engine.decide(row.input), self._engine.name)
+        return Explanation(
+            row=row,
+            again_allow=again.allow,
+            again_reasons=list(again.reasons),
+            again_policy_version=again.policy_version,
+            same=again.allow == row.allow and list(again.reasons) == sorted(row.reasons),
+            remedies=remedies(row.reasons),
+        )
+
+
+def decision_row(entry: Entry) -> DecisionRow | None:
+    """Read an entry of the stream of decisions; None when it is no decision."""
+    try:
+        fields = orjson.loads(entry.body)
+        return DecisionRow(
+            id=str(fields["id"]),
+            at=datetime.fromtimestamp(float(fields["time"]), UTC),
+            service=str(fields["service"]),
+            subject=str(fields["subject"]),
+            action=str(fields["action"]),
+            resource=str(fields["resource"]),
+            allow=fields["allow"] is True,
+            reasons=[str(reason) for reason in fields["reasons"]],
+            policy_version=str(fields["policy_version"]),
+            engine=str(fields["engine"]),
+            input=dict(fields["input"]),
+            input_digest=str(fields["input_digest"]),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError):
+        _log.warning("decision_malformed", entry_id=entry.id)
+        return None

@@ -1,0 +1,272 @@
+"""Uploads, plans, activates and rolls back policies; declares lockdown.
+
+A policy goes into force in steps: upload (it must compile), plan (the decision matrix and a replay of recent real
+decisions, with every difference listed), activate (by the plan's rules, and by another person than its author where
+the policy in force demands four eyes). The switch is one row; services follow within two seconds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from clave_common.access.decision_point import decision_from
+from clave_common.access.enforcement import Access
+from clave_common.access.engine import EmbeddedEngine, PolicyEngine
+from clave_common.access.model import Caller, Resource
+from clave_common.access.policy_bundle import PolicyBundle
+from clave_common.access.snapshot import Snapshot
+from clave_common.clock import Clock
+from clave_common.database import Database
+from clave_common.errors import ClaveError, FailedPrecondition, InvalidArgument, NotFound
+
+from clave_gateway.policy_cases import read_cases, run_cases
+from clave_gateway.policy_files import shipped_policy_dir
+from clave_gateway.services.changes import record_audit, record_change
+from clave_gateway.services.snapshot import data_in_force
+from clave_gateway.signing import GatewaySigner
+from clave_gateway.storage import identity, policies
+from clave_gateway.storage.decisions import recent_decisions
+from clave_gateway.storage.policies import BundleRow
+from clave_gateway.storage.state import read_state
+
+UPLOADED = "uploaded"
+_REPLAY_DECISIONS_MAX = 500
+_DIFFERENCES_MAX = 50
+_DATA_REQUIRED = frozenset({"catalog", "roles", "namespaces", "auth_methods", "admin_networks"})
+
+
+class PolicyService:
+    """Operations on policies."""
+
+    def __init__(
+        self,
+        database: Database,
+        access: Access,
+        signer: GatewaySigner,
+        *,
+        snapshot: Callable[[], Snapshot | None],
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._access = access
+        self._signer = signer
+        self._snapshot = snapshot
+        self._clock = clock
+
+    async def list_policies(self, *, limit: int) -> tuple[int | None, list[BundleRow]]:
+        """List bundles, newest first, and which is in force."""
+        async with self._database.transaction() as tx:
+            state = await read_state(tx.session)
+            return state.active_bundle, await policies.list_bundles(tx.session, limit=limit)
+
+    async def read(self, version: int) -> BundleRow:
+        """Read one bundle.
+
+        Raises:
+            NotFound: There is no such version.
+        """
+        async with self._database.transaction() as tx:
+            return _found(await policies.find_bundle(tx.session, version), version)
+
+    async def upload(
+        self, caller: Caller, *, modules: dict[str, str] | None, data: dict[str, Any] | None, note: str
+    ) -> BundleRow:
+        """Keep a candidate; what is left out is taken from the policy in force.
+
+        Raises:
+            PermissionDenied: The caller may not write policies.
+            InvalidArgument: It does not compile, or its data lack a part.
+        """
+        decision = await self._access.require(
+            caller, "policy:bundle.write", Resource("bundle", "policies/new", {"tenant": caller.tenant})
+        )
+        active = await self._active()
+        bundle = PolicyBundle(modules=modules or active.modules, data=data or active.data)
+        missing = sorted(_DATA_REQUIRED - set(bundle.data))
+        if missing:
+            raise InvalidArgument(f"The data lack {', '.join(missing)}.", field="data", code="policy_data_incomplete")
+        EmbeddedEngine().use(bundle)
+        digest = bundle.digest()
+        async with self._database.transaction() as tx:
+            version = await policies.add_bundle(
+                tx.session,
+                digest=digest,
+                modules=dict(bundle.modules),
+                data=dict(bundle.data),
+                origin=UPLOADED,
+                note=note,
+                signature=self._signer.sign_text(digest),
+                created_by=caller.subject_id,
+                created_at=self._clock.now(),
+            )
+            await record_audit(
+                tx,
+                self._clock,
+                caller=caller,
+                action="policy:bundle.write",
+                resource=f"policies/{version}",
+                decision=decision,
+                details={"digest": digest, "note": note},
+            )
+        return await self.read(version)
+
+    async def _active(self) -> BundleRow:
+        async with self._database.transaction() as tx:
+            state = await read_state(tx.session)
+            return _found(await policies.find_bundle(tx.session, state.active_bundle or 0), state.active_bundle or 0)
+
+    async def plan(self, version: int) -> dict[str, Any]:
+        """Run the decision matrix and replay recent decisions on a candidate; keep and return what differs.
+
+        Raises:
+            NotFound: There is no such version.
+        """
+        candidate = await self.read(version)
+        cases = read_cases(shipped_policy_dir() / "cases" / "decisions.json")
+        matrix = EmbeddedEngine()
+        matrix.use(PolicyBundle(modules=candidate.modules, data=cases.data))
+        report = await run_cases(matrix, cases.cases)
+        replayed, differences = await self._replay(candidate)
+        plan = {
+            "planned_at": self._clock.now().isoformat(),
+            "engine": matrix.name,
+            "cases": report.cases,
+            "failed_cases": [failure.id for failure in report.failures],
+            "replayed": replayed,
+            "differences": differences,
+            "ready": report.passed,
+        }
+        async with self._database.transaction() as tx:
+            await policies.keep_plan(tx.session, version, plan)
+        return plan
+
+    async def _replay(self, candidate: BundleRow) -> tuple[int, list[dict[str, Any]]]:
+        async with self._database.transaction() as tx:
+            state = await read_state(tx.session)
+            data = data_in_force(
+                candidate,
+                state,
+                await identity.all_bindings(tx.session),
+                await identity.disabled_principals(tx.session),
+            )
+            rows = await recent_decisions(tx.session, [], limit=_REPLAY_DECISIONS_MAX)
+        engine = EmbeddedEngine()
+        engine.use(PolicyBundle(modules=candidate.modules, data=data))
+        differences = []
+        for row in rows:
+            found = await _again(engine, row.input)
+            if found != {"allow": row.allow, "reasons": sorted(row.reasons)}:
+                differences.append(
+                    {
+                        "decision_id": row.id,
+                        "subject": row.subject,
+                        "action": row.action,
+                        "resource": row.resource,
+                        "was": {"allow": row.allow, "reasons": row.reasons},
+                        "becomes": found,
+                    }
+                )
+        return len(rows), differences[:_DIFFERENCES_MAX]
+
+    async def activate(self, caller: Caller, version: int) -> BundleRow:
+        """Put a planned candidate in force.
+
+        Raises:
+            NotFound: There is no such version.
+            FailedPrecondition: It was not planned, or its plan failed, or its signature is not the gateway's.
+            PermissionDenied: The caller may not activate, or wrote it and four eyes are demanded.
+        """
+        candidate = await self.read(version)
+        decision = await self._access.require(
+            caller,
+            "policy:bundle.activate",
+            Resource(
+                "bundle",
+                f"policies/{version}",
+                {"tenant": caller.tenant, "contributors": [candidate.created_by]},
+            ),
+        )
+        if candidate.plan is None or not candidate.plan.get("ready"):
+            raise FailedPrecondition(
+                f"Policy {version} has no plan that passed; run 'clave policy plan {version}' first.",
+                code="policy_not_planned",
+            )
+        return await self._put_in_force(caller, candidate, "policy:bundle.activate", decision)
+
+    async def rollback(self, caller: Caller) -> BundleRow:
+        """Put the policy back in force that was before.
+
+        Raises:
+            FailedPrecondition: There is none.
+            PermissionDenied: The caller may not.
+        """
+        decision = await self._access.require(
+            caller, "policy:bundle.rollback", Resource("bundle", "policies", {"tenant": caller.tenant})
+        )
+        async with self._database.transaction() as tx:
+            state = await read_state(tx.session)
+        if state.previous_bundle is None:
+            raise FailedPrecondition("No policy was in force before this one.", code="policy_without_predecessor")
+        return await self._put_in_force(
+            caller, await self.read(state.previous_bundle), "policy:bundle.rollback", decision
+        )
+
+    async def _put_in_force(self, caller: Caller, bundle: BundleRow, action: str, decision: Any) -> BundleRow:
+        if not self._signer.verifies_text(bundle.signature, bundle.digest):
+            raise FailedPrecondition(
+                f"The signature of policy {bundle.version} is not the gateway's.", code="policy_unsigned"
+            )
+        if PolicyBundle(modules=bundle.modules, data=bundle.data).digest() != bundle.digest:
+            raise FailedPrecondition(f"Policy {bundle.version} was altered after it was signed.", code="policy_altered")
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            state = await read_state(tx.session)
+            await policies.note_activation(tx.session, bundle.version, by=caller.subject_id, at=now)
+            await record_change(
+                tx,
+                self._clock,
+                caller=caller,
+                action=action,
+                resource=f"policies/{bundle.version}",
+                decision=decision,
+                details={"digest": bundle.digest, "replaced": state.active_bundle},
+                active_bundle=bundle.version,
+                previous_bundle=state.active_bundle,
+            )
+        return await self.read(bundle.version)
+
+    async def set_lockdown(self, caller: Caller, *, on: bool, reason: str) -> bool:
+        """Declare or end lockdown.
+
+        Raises:
+            PermissionDenied: The caller may not.
+        """
+        decision = await self._access.require(
+            caller, "admin:lockdown.set", Resource("lockdown", "lockdown", {"tenant": caller.tenant})
+        )
+        async with self._database.transaction() as tx:
+            await record_change(
+                tx,
+                self._clock,
+                caller=caller,
+                action="admin:lockdown.set",
+                resource="lockdown",
+                decision=decision,
+                details={"on": on, "reason": reason},
+                lockdown=on,
+                lockdown_reason=reason,
+            )
+        return on
+
+
+async def _again(engine: PolicyEngine, question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        decision = decision_from(await engine.decide(question), engine.name)
+    except ClaveError as error:
+        return {"allow": False, "reasons": [error.code]}
+    return {"allow": decision.allow, "reasons": list(decision.reasons)}
+
+
+def _found(bundle: BundleRow | None, version: int) -> BundleRow:
+    if bundle is None:
+        raise NotFound(f"There is no policy {version}.", code="policy_not_found")
+    return bundle
