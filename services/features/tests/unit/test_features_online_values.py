@@ -67,5 +67,18 @@ def test_a_blob_of_another_schema_counts_as_absent():
 
 
 def test_entity_keys_never_collide():
-    keys = [(1,), ("1",), ("i1",), (1, 2), (12,), ("1,2",), ("a", "b"), ("a,s1:b",), ("", ""), ("",), ("\u00e9",), ("e\u0301",)]
+    keys = [
+        (1,),
+        ("1",),
+        ("i1",),
+        (1, 2),
+        (12,),
+        ("1,2",),
+        ("a", "b"),
+        ("a,s1:b",),
+        ("", ""),
+        ("",),
+        ("\u00e9",),
+        ("e\u0301",),
+    ]
     assert len({entity_key(key) for key in keys}) == len(keys)

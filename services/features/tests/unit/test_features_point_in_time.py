@@ -85,9 +85,7 @@ def _run(case, shape):
     labels[time] = _times([_us(row[time]) for row in rows], case["labels"].get("tz") or "UTC")
     connection.register("labels", pa.table(labels))
     known = bool(case.get("as_known"))
-    sql = point_in_time_sql(
-        joins, labels="labels", label_columns=names, time_column=time, shape=shape, as_known=known
-    )
+    sql = point_in_time_sql(joins, labels="labels", label_columns=names, time_column=time, shape=shape, as_known=known)
     return connection.sql(sql).to_arrow_table().to_pylist(), names
 
 

@@ -1,23 +1,28 @@
 """What the feature store refuses, by name.
 
-    ClaveError
-    +-- InvalidArgument
-    |   +-- DefinitionInvalid        a repository that contradicts itself; lists every problem at once
-    |   +-- ExpressionInvalid        an on-demand expression that cannot be read
-    |   +-- TableMalformed           an upload that is not the Parquet, CSV or JSON it says it is
-    |   +-- TableEmpty               an upload without a single row
-    |   +-- ColumnsUnknown           an upload with columns that the view does not declare
-    |   +-- ColumnsMissing           an upload without columns that the view needs
-    |   +-- EntityKeysInvalid        a read whose keys are not those of the views
-    |   +-- NoLabels                 a training set without any label row
-    +-- NotFound
-    |   +-- ViewNotFound, ServiceNotFound, EntityNotFound, FeatureNotFound, TrainingSetNotFound
-    +-- FailedPrecondition
-    |   +-- BatchRefused             too many missing values in a batch; nothing was kept
-    +-- AlreadyExists
-    |   +-- IdempotencyKeyReused     the same key came with another content
-    +-- Unavailable
-        +-- OnlineStoreAway          the online store does not answer
+ClaveError
++-- InvalidArgument
+|   +-- DefinitionInvalid        a repository that contradicts itself; lists every problem at once
+|   +-- ExpressionInvalid        an on-demand expression that cannot be read
+|   +-- TableMalformed           an upload that is not the Parquet, CSV or JSON it says it is
+|   +-- TableEmpty               an upload without a single row
+|   +-- ColumnsUnknown           an upload with columns that the view does not declare
+|   +-- ColumnsMissing           an upload without columns that the view needs
+|   +-- EntityKeysInvalid        a read whose keys are not those of the views
+|   +-- NoLabels                 a training set without any label row
++-- NotFound
+|   +-- ViewNotFound, ServiceNotFound, EntityNotFound, FeatureNotFound, TrainingSetNotFound
++-- FailedPrecondition
+|   +-- DefinitionConflict       a change that the rows already kept do not allow
+|   +-- BatchRefused             too many missing values in a batch; nothing was kept
++-- AlreadyExists
+|   +-- IdempotencyKeyReused     the same key came with another content
++-- Unavailable
+|   +-- OnlineStoreAway          the online store does not answer
+|   +-- ScratchUnwritable        the disk is full or read-only
+|   +-- CatalogueNotLoaded       the definitions could not be read yet
++-- ResourceExhausted
+    +-- WorkTooLarge             more memory needed than the service may use
 """
 
 from clave_common.errors import (
@@ -25,6 +30,7 @@ from clave_common.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
 )
 
@@ -127,3 +133,27 @@ class OnlineStoreAway(Unavailable):
     """The online store does not answer."""
 
     code = "online_store_away"
+
+
+class ScratchUnwritable(Unavailable):
+    """The data folder is full or read-only."""
+
+    code = "scratch_unwritable"
+
+
+class CatalogueNotLoaded(Unavailable):
+    """The definitions could not be read since the service started."""
+
+    code = "catalogue_not_loaded"
+
+
+class WorkTooLarge(ResourceExhausted):
+    """The work needs more memory than the service may use."""
+
+    code = "work_too_large"
+
+
+class DefinitionConflict(FailedPrecondition):
+    """A change that the rows already kept do not allow."""
+
+    code = "definition_conflict"

@@ -73,9 +73,7 @@ class OnlineSchema:
     _null_bytes: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        described = "\x1e".join(
-            "\x1f".join((name, dtype, *levels)) for name, dtype, levels in self.fields
-        )
+        described = "\x1e".join("\x1f".join((name, dtype, *levels)) for name, dtype, levels in self.fields)
         codes = "".join(_CODES[dtype] for _, dtype, _ in self.fields)
         object.__setattr__(self, "digest", sha256(described.encode()).digest()[:HASH_BYTES])
         object.__setattr__(self, "_fixed", struct.Struct("<" + codes))

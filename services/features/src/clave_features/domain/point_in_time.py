@@ -172,9 +172,7 @@ def _latest_versions(view: JoinView) -> str:
     )
 
 
-def latest_rows_sql(
-    relation: str, keys: Sequence[str], columns: Sequence[str], *, at: str | None = None
-) -> str:
+def latest_rows_sql(relation: str, keys: Sequence[str], columns: Sequence[str], *, at: str | None = None) -> str:
     """Write the query for each entity's newest row, as the online store holds it.
 
     Args:

@@ -23,6 +23,8 @@ class OutlierMethod(StrEnum):
 class Required:
     """The value must be there."""
 
+    reason: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -30,6 +32,7 @@ class Range:
 
     minimum: float | None = None
     maximum: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Allowed:
     """The value must be one of these."""
 
     values: tuple[Value, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Pattern:
     """The whole text must match this regular expression (RE2 syntax)."""
 
     regex: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Outlier:
     method: OutlierMethod
     bound: float
     rows_min: int = 30
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

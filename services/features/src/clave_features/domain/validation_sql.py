@@ -58,13 +58,13 @@ class ValidationPlan:
         sql: SELECT over the staged table that gives `_row`, the typed columns and `_mask_<n>`; parameter 1 is the
             latest event time that is not in the future.
         columns: Typed columns in their order: keys, event_ts, created_ts, features.
-        missing_limits: Greatest share of nulls per field, of the batch rules.
+        missing_limits: Feature, its source column and the greatest share of it that may be missing.
     """
 
     checks: tuple[Check, ...]
     sql: str
     columns: tuple[str, ...]
-    missing_limits: tuple[tuple[str, float], ...]
+    missing_limits: tuple[tuple[str, str, float], ...]
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -79,9 +79,7 @@ class ValidationPlan:
     def reasons(self, masks: Sequence[int]) -> list[Check]:
         """Give the checks that a row's masks say it failed."""
         return [
-            check
-            for bit, check in enumerate(self.checks)
-            if masks[bit // BITS_PER_MASK] >> (bit % BITS_PER_MASK) & 1
+            check for bit, check in enumerate(self.checks) if masks[bit // BITS_PER_MASK] >> (bit % BITS_PER_MASK) & 1
         ]
 
 
@@ -93,9 +91,7 @@ def required_columns(view: View, entity: Entity) -> list[str]:
     return columns + [one.column for one in view.stored]
 
 
-def validation_plan(
-    view: View, entity: Entity, *, staged: str, source_types: Mapping[str, str]
-) -> ValidationPlan:
+def validation_plan(view: View, entity: Entity, *, staged: str, source_types: Mapping[str, str]) -> ValidationPlan:
     """Compile the rules of a view.
 
     Args:
@@ -118,11 +114,11 @@ def validation_plan(
     shown = ["t._row", *(f"t.{identifier(name)}" for name in columns), *masks]
     sql = (
         f"WITH typed AS (SELECT _row, {text_list(selected)} FROM {staged}),\n"
-        f"bounds AS (SELECT {text_list(['1 AS _one', *bounds])} FROM typed)\n"
+        f"bounds AS (SELECT {text_list(['count(*) AS _rows', *bounds])} FROM typed)\n"
         f"SELECT {text_list(shown)} FROM typed t CROSS JOIN bounds b ORDER BY t._row"
     )
     limits = tuple(
-        (one.name, rule.maximum) for one in view.stored for rule in one.rules if isinstance(rule, MissingShare)
+        (one.name, one.column, rule.maximum) for one in view.stored for rule in one.rules if isinstance(rule, MissingShare)
     )
     return ValidationPlan(tuple(checks), sql, tuple(columns), limits)
 
@@ -186,7 +182,7 @@ def _rule_checks(one: Feature) -> Iterator[Check]:
         name, reason, predicate = _rule(one, rule)
         if one.nullable and not isinstance(rule, Required):
             predicate = f"t.{identifier(one.name)} IS NULL OR ({predicate})"
-        yield Check(one.name, name, reason, predicate)
+        yield Check(one.name, name, rule.reason or reason, predicate)
 
 
 def _rule(one: Feature, rule: RowRule) -> tuple[str, str, str]:

@@ -1,0 +1,1 @@
+"""The feature store's routes: parse, ask for the decision, call one operation, render."""

@@ -1,0 +1,98 @@
+"""Routes of entities, views, feature services and of the repository as a whole."""
+
+from typing import Any
+
+from clave_common.access import Caller, governed
+from clave_contracts import features as wire
+from fastapi import APIRouter
+
+from clave_features.domain.errors import EntityNotFound, ServiceNotFound, ViewNotFound
+from clave_features.services.catalogue import ENTITY, SERVICE, VIEW, Catalogues
+from clave_features.storage.definitions import DefinitionRow
+
+_MISSING = {ENTITY: EntityNotFound, VIEW: ViewNotFound, SERVICE: ServiceNotFound}
+_WORDS = {ENTITY: "entity", VIEW: "view", SERVICE: "feature service"}
+
+
+def _shown(row: DefinitionRow) -> dict[str, Any]:
+    return {**row.document, "name": row.name, "version": row.version, "digest": row.digest}
+
+
+def definitions_router(catalogues: Catalogues) -> APIRouter:
+    """Build the routes."""
+    router = APIRouter(prefix=wire.API, tags=["definitions"])
+
+    def listed(kind: str) -> dict[str, Any]:
+        return {"items": [_shown(row) for row in catalogues.current.listed(kind)], "next_page_token": None}
+
+    def one(kind: str, name: str) -> dict[str, Any]:
+        row = catalogues.current.rows.get((kind, name))
+        if row is None:
+            known = ", ".join(other.name for other in catalogues.current.listed(kind)) or "none"
+            raise _MISSING[kind](f"There is no {_WORDS[kind]} '{name}'. Applied: {known}.", name=name)
+        return _shown(row)
+
+    @router.put("/repository", summary="Apply a whole repository, all or nothing")
+    async def apply(
+        body: wire.Repository,
+        dry_run: bool = False,  # noqa: FBT001, FBT002 - a query parameter
+        caller: Caller = governed("features:view.write", resource_id="repository"),
+    ) -> wire.ApplyAnswer:
+        return await catalogues.apply(body, caller, dry_run=dry_run)
+
+    @router.get("/repository", summary="Read every definition in force")
+    async def repository(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
+        current = catalogues.current
+        kinds = {"entities": ENTITY, "feature_views": VIEW, "feature_services": SERVICE}
+        return {
+            "revision": current.revision,
+            **{field: [row.document for row in current.listed(kind)] for field, kind in kinds.items()},
+        }
+
+    @router.get("/entities", summary="List entities")
+    async def entities(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
+        return listed(ENTITY)
+
+    @router.get("/entities/{name}", summary="Read an entity")
+    async def entity(
+        name: str, _caller: Caller = governed("features:view.read", resource_id="entities/{name}")
+    ) -> dict[str, Any]:
+        return one(ENTITY, name)
+
+    @router.get("/views", summary="List feature views and label views")
+    async def views(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
+        return listed(VIEW)
+
+    @router.get("/views/{name}", summary="Read a view")
+    async def view(
+        name: str, _caller: Caller = governed("features:view.read", resource_id="views/{name}")
+    ) -> dict[str, Any]:
+        return one(VIEW, name)
+
+    @router.get("/feature-services", summary="List feature services")
+    async def services(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
+        return listed(SERVICE)
+
+    @router.get("/feature-services/{name}", summary="Read a feature service with its columns")
+    async def service(
+        name: str, _caller: Caller = governed("features:view.read", resource_id="feature-services/{name}")
+    ) -> dict[str, Any]:
+        shown = one(SERVICE, name)
+        repository = catalogues.current.repository
+        columns = [
+            {
+                "name": ref.column,
+                "view": ref.view,
+                "dtype": repository.feature(ref).dtype,
+                "levels": list(repository.feature(ref).levels) or None,
+            }
+            for ref in repository.service(name).features
+        ]
+        keys = {
+            key: dtype
+            for view_name in repository.service(name).views
+            for key, dtype in repository.entity(repository.view(view_name).entity).keys
+        }
+        return {**shown, "columns": columns, "entity_keys": keys}
+
+    return router

@@ -1,0 +1,76 @@
+"""Routes of training sets."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from clave_common.access import Caller, governed
+from clave_common.blobstore import BlobStore
+from clave_common.pages import PageToken, decode_token, encode_token, page_size
+from clave_contracts import features as wire
+from fastapi import APIRouter, Query, Request
+from starlette.responses import StreamingResponse
+
+from clave_features.api.purposes import require_features
+from clave_features.domain.definitions import FeatureRef
+from clave_features.services.catalogue import Catalogues
+from clave_features.services.training_sets import TrainingSets, describe
+
+PARQUET = "application/vnd.apache.parquet"
+
+
+def training_sets_router(training_sets: TrainingSets, catalogues: Catalogues, blobs: BlobStore) -> APIRouter:
+    """Build the routes."""
+    router = APIRouter(prefix=f"{wire.API}/training-sets", tags=["training sets"])
+
+    @router.post("", status_code=201, summary="Make a training set, or find the one of the same inputs")
+    async def create(
+        body: wire.TrainingSetRequest,
+        request: Request,
+        caller: Caller = governed("features:offline.read", in_operation=True),
+    ) -> wire.TrainingSet:
+        repository = catalogues.current.repository
+        extra = [FeatureRef.parse(text) for text in body.extra]
+        refs = [*repository.service(body.feature_service).features, *extra, FeatureRef(body.label_view, body.label)]
+        await require_features(request, caller, "features:offline.read", "training-sets", repository, refs)
+        return await training_sets.create(body, caller)
+
+    @router.get("", summary="List training sets, the newest first")
+    async def page(
+        name: str | None = None,
+        size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
+        page_token: PageToken = None,
+        _caller: Caller = governed("features:offline.read", resource_type="training_set"),
+    ) -> dict[str, Any]:
+        query, limit = f"training-sets:{name}", page_size(size)
+        position = decode_token(page_token, query=query) if page_token else None
+        after = (datetime.fromisoformat(position[0]), str(position[1])) if position else None
+        rows = await training_sets.page(name=name, after=after, limit=limit)
+        last = [rows[-1].created_at.isoformat(), rows[-1].id] if len(rows) == limit else None
+        token = encode_token(last, query=query) if last else None
+        return {"items": [describe(row).model_dump(mode="json") for row in rows], "next_page_token": token}
+
+    @router.get("/{training_set_id}", summary="Describe a training set")
+    async def get(
+        training_set_id: str,
+        _caller: Caller = governed("features:offline.read", resource_id="training-sets/{training_set_id}"),
+    ) -> wire.TrainingSet:
+        return describe(await training_sets.get(training_set_id))
+
+    @router.get("/{training_set_id}/manifest", summary="Read what a training set was made of")
+    async def manifest(
+        training_set_id: str,
+        _caller: Caller = governed("features:offline.read", resource_id="training-sets/{training_set_id}"),
+    ) -> dict[str, Any]:
+        row = await training_sets.get(training_set_id)
+        return {"id": row.id, "digest": row.digest, "manifest_digest": row.manifest_digest, "manifest": row.manifest}
+
+    @router.get("/{training_set_id}/data", summary="Stream a training set's Parquet file")
+    async def data(
+        training_set_id: str,
+        _caller: Caller = governed("features:offline.read", resource_id="training-sets/{training_set_id}"),
+    ) -> StreamingResponse:
+        row = await training_sets.get(training_set_id)
+        headers = {"etag": f'"{row.digest}"', "content-length": str(describe(row).bytes)}
+        return StreamingResponse(blobs.read(row.digest), media_type=PARQUET, headers=headers)
+
+    return router
