@@ -63,7 +63,7 @@ def test_a_card_has_the_four_sections_with_their_figures() -> None:
     lines = text.splitlines()
     assert "| auc | 0.8702 | 0.8391 |" in lines
     assert "| accuracy | – | 0.7998 |" in lines  # noqa: RUF001 - the dash for no value
-    assert "| female | 0.92 | 0.86 to 0.98 | 1,409 |" in lines
+    assert "| female |  | 0.92 | 0.86 to 0.98 | 1,409 |" in lines
     assert any("0.74 to 0.9" in line and "1,409" in line for line in lines)
     assert "- **Rate limit**: 1000 requests/min" in lines
     assert any("interval crosses 0.8" in line for line in lines[lines.index("## 3. Limitations") :])
@@ -91,3 +91,13 @@ def test_a_version_without_evaluation_says_so() -> None:
     assert card["performance"]["evaluated"] is False
     assert "not evaluated" in render_markdown(card)
     assert "not evaluated" in render_html(card)
+
+
+def test_every_group_of_a_protected_attribute_gets_its_own_line() -> None:
+    evaluation = dict(facts().evaluation or {})
+    comparison = {"group": "1", "reference": "0", "estimate": 0.43, "low": 0.37, "high": 0.5, "n": 240}
+    evaluation["fairness"] = {
+        "senior_citizen": {"judged_by": "parity_ratio", "verdict": "review", "parity_ratio": [comparison]}
+    }
+    text = render_markdown(build_card(facts(evaluation=evaluation)))
+    assert "| senior\\_citizen | 1 to 0 | 0.43 | 0.37 to 0.5 | 240 |" in text.splitlines()

@@ -8,7 +8,7 @@ from clave_common.idempotency import answer_once
 from clave_common.pages import PageSize, PageToken
 from clave_common.pages import page_size as bounded_page_size
 from clave_contracts import registry as contract
-from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi import APIRouter, Body, Header, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse, Response
 
@@ -20,6 +20,8 @@ _VERSIONS = f"{contract.API}/models/{{model}}/versions"
 _VERSION = f"{_VERSIONS}/{{version}}"
 _ID = "models/{model}/versions/{version}"
 _TYPE = "model_version"
+Form = Literal["json", "md", "html"]
+_FORMS: dict[str, Form] = {"text/markdown": "md", "text/html": "html"}
 Number = Annotated[int, Path(ge=1, le=VERSION_MAX)]
 
 
@@ -146,10 +148,12 @@ def _add_card_routes(router: APIRouter, operations: Operations) -> None:
     async def get_card(
         model: str,
         version: Number,
-        form: Annotated[Literal["json", "md", "html"], Query(alias="format")] = "json",
+        form: Annotated[Form | None, Query(alias="format", description="Goes before Accept.")] = None,
+        accept: Annotated[str, Header()] = "application/json",
         caller: Caller = governed("registry:version.read", resource_type=_TYPE, resource_id=_ID),
     ) -> Response:
         card, revision = await operations.cards.get(caller, model, version)
+        form = form or _accepted(accept)
         if form == "md":
             return Response(render_markdown(card), media_type="text/markdown; charset=utf-8")
         if form == "html":
@@ -174,6 +178,11 @@ def _add_card_routes(router: APIRouter, operations: Operations) -> None:
             field = ".".join(str(part) for part in fault["loc"])
             raise InvalidArgument(f"{field}: {fault['msg']}.", field=field) from error
         return answer(card, revision=revision)
+
+
+def _accepted(accept: str) -> Form:
+    wanted = [part.partition(";")[0].strip() for part in accept.split(",")]
+    return next((_FORMS[name] for name in wanted if name in _FORMS), "json")
 
 
 def _add_lineage_routes(router: APIRouter, operations: Operations) -> None:

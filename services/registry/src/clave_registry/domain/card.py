@@ -22,6 +22,7 @@ REQUIRED_BY_RISK: Mapping[str, tuple[str, ...]] = {
     "high": HUMAN_FIELDS,
 }
 HEADLINE_METRICS = ("auc", "accuracy")
+PARITY = "parity_ratio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,24 @@ def _fairness(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     figures: Mapping[str, Any] = evaluation.get("fairness") or {}
     rows: list[dict[str, Any]] = []
     for attribute, value in sorted(figures.items()):
-        facts = dict(value) if isinstance(value, Mapping) else {"parity_ratio": value}
-        rows.append({"attribute": attribute, "metric": "statistical parity ratio", **facts})
+        facts = dict(value) if isinstance(value, Mapping) else {PARITY: value}
+        measured = facts.get(PARITY)
+        if isinstance(measured, list):  # one comparison per group of the attribute
+            rows += [_comparison(attribute, comparison, facts) for comparison in measured]
+        else:
+            rows.append(_comparison(attribute, {**facts, "estimate": measured}, facts))
     return rows
+
+
+def _comparison(attribute: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "attribute": attribute,
+        "metric": "statistical parity ratio",
+        **{name: figures.get(name) for name in ("group", "reference", "estimate", "low", "high", "n")},
+        "judged_by": facts.get("judged_by"),
+        "verdict": facts.get("verdict"),
+        "limit": facts.get("limit"),
+    }
 
 
 def _limitations(facts: CardFacts) -> dict[str, Any]:
