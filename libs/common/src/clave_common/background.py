@@ -13,6 +13,7 @@ from clave_common.logs import get_logger
 
 _log = get_logger(__name__)
 Loop = Callable[[], Awaitable[None]]
+_CANCEL_AGAIN_S = 0.5
 
 
 class Background:
@@ -36,9 +37,12 @@ class Background:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A database driver may swallow a cancellation that arrives while it settles a query; so it is repeated.
+        waiting = set(self._tasks)
+        while waiting:
+            for task in waiting:
+                task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_AGAIN_S)
 
     async def _keep(self, name: str, loop: Loop) -> None:
         wait_s = 0.2
