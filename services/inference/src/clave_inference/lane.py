@@ -24,6 +24,7 @@ from clave_inference.http_answers import BRIDGE_PATH, infer_target, rendered, re
 from clave_inference.services.predict import Call, Predictions, Reply
 
 LANE_BYTES_MAX: Final = 256 * 1024
+LINGER_S: Final = 0.5
 KNOWN_UVICORN: Final = "0.54."
 _TARGETS_MAX: Final = 1_000
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
@@ -67,10 +68,9 @@ class Lane(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._filling = False
         self._parts: list[bytes] = []
-        self._length_left = 0
         self._headers_found: dict[bytes, bytes] = {}
         self._target: tuple[str, str | None] = ("", None)
-        self._bridged = False
+        self._ending = False
         self._never_set = asyncio.Event()
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_bytes = b""
@@ -83,6 +83,8 @@ class Lane(HttpToolsProtocol):
             self.cycle = _LaneCycle(self._never_set)  # type: ignore[assignment]  # the part of a cycle that is used
         else:
             super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
 
     def _takes(self) -> bool:
         cycle = self.cycle
@@ -120,6 +122,21 @@ class Lane(HttpToolsProtocol):
                 self.targets.clear()
             self.targets[url] = target
         return target
+
+    def shutdown(self) -> None:
+        """Let a client that just sent its next request have its answer before an idle connection closes.
+
+        uvicorn closes idle connections at once; a request already on its way would be lost with it.
+        """
+        self._ending = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER_S, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         """Collect the body."""
