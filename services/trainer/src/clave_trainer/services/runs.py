@@ -130,10 +130,13 @@ class Runs:
         """
         async with self._database.transaction() as tx:
             pipeline = await runs.pipeline(tx.session, pipeline_name)
+            running = await runs.active_runs_of(tx.session, caller.tenant)
         if pipeline is None:
             raise PipelineNotFound(pipeline_name)
-        resource = _resource(f"pipelines/{pipeline_name}/runs", caller, pipeline.spec.namespace)
-        await self._access.require(caller, "training:run.create", resource)
+        resource = _resource(
+            f"pipelines/{pipeline_name}/runs", caller, pipeline.spec.namespace, request=_wanted_resources()
+        )
+        await self._access.require(caller, "training:run.create", resource, running_jobs=running)
         origin = Origin(trigger, caller.acting_for, caller.subject_id, caller.tenant)
         async with self._database.transaction() as tx:
             if request.retraining_decision_id:
@@ -243,8 +246,13 @@ class Runs:
         await self._access.require(caller, "training:run.cancel", resource)
 
 
-def _resource(identifier: str, caller: Caller, namespace: str) -> Resource:
-    return Resource("run", identifier, {"tenant": caller.tenant, "namespace": namespace})
+def _resource(identifier: str, caller: Caller, namespace: str, **properties: Any) -> Resource:
+    return Resource("run", identifier, {"tenant": caller.tenant, "namespace": namespace, **properties})
+
+
+def _wanted_resources() -> dict[str, Any]:
+    """Say what a run may take, as the policy's quotas count it: one step at a time, each within its time-out."""
+    return {"cpus": 1, "max_runtime_s": sum(step.timeout_s for step in TRAINING_PIPELINE)}
 
 
 async def _described(tx: Transaction, run_id: str) -> Run:

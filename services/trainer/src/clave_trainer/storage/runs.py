@@ -101,6 +101,12 @@ async def active_runs(session: AsyncSession, pipeline_name: str) -> int:
     return int((await session.execute(statement)).scalar_one())
 
 
+async def active_runs_of(session: AsyncSession, tenant: str) -> int:
+    """Count a tenant's runs that have not ended."""
+    statement = select(func.count()).select_from(RUNS).where(RUNS.c.tenant == tenant, RUNS.c.finished_at.is_(None))
+    return int((await session.execute(statement)).scalar_one())
+
+
 async def step_rows(session: AsyncSession, run_id: str) -> list[Row[Any]]:
     """Read a run's steps in order."""
     statement = select(STEPS).where(STEPS.c.run_id == run_id).order_by(STEPS.c.position)
