@@ -1,7 +1,8 @@
 # What one subject may hand to another: scopes of a new key, and a role by a new binding.
 #
-# Nobody gives more than is held here and now: the role must be bound in this tenant, the giver's own
-# credential must cover what is given, and a new binding names its tenant and namespaces, never "*".
+# Nobody gives more than is held here and now: the giver's role must be bound in this tenant, the giver's own
+# credential must cover what is given, a new binding names its tenant (never "*"), and it reaches every
+# namespace only if the giver's own does.
 package clave.authz
 
 import rego.v1
@@ -91,9 +92,13 @@ binding_named(asked) if {
 	asked.tenant == resource_tenant
 	is_array(asked.namespaces)
 	count(asked.namespaces) > 0
-	every namespace in asked.namespaces { is_object(data.clave.namespaces[namespace]) }
+	every namespace in asked.namespaces { known_namespace(namespace) }
 	is_array(object.get(asked, "resources", ["**"]))
 }
+
+known_namespace("*") if true
+
+known_namespace(namespace) if is_object(data.clave.namespaces[namespace])
 
 may_bind(permission, asked) if {
 	credential_covers(permission)

@@ -104,9 +104,7 @@ def open_access(
     )
 
     async def run(background: Background) -> None:
-        async with asyncio.TaskGroup() as loops:
-            loops.create_task(keeper.run(background))
-            loops.create_task(log.run(background))
+        await asyncio.gather(keeper.run(background), log.run(background))
 
     return AccessKit(
         access=access,

@@ -49,6 +49,7 @@ def audit_router(service: AuditService) -> APIRouter:
 
     @router.get("")
     async def search(
+        *,
         caller: Caller = governed("audit:log.read", resource_id="audit"),
         actor: Filter = None,
         action: Filter = None,

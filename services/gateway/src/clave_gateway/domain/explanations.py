@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 REMEDIES: dict[str, str] = {
-    "malformed_input": "The service asked a question the policy cannot read: a fault of the service, not of the caller.",
+    "malformed_input": "The service asked a question the policy cannot read: a fault of the service, not the caller.",
     "unauthenticated": "This kind of principal may not use this kind of credential; use one that its kind allows.",
     "subject_disabled": "The principal is disabled; an administrator must enable it.",
     "credential_expired": "The credential has expired; make a new key with 'clave keys create' or sign in again.",

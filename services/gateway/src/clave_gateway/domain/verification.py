@@ -72,16 +72,13 @@ def verify_log(
         checkpoints: Every checkpoint whose signature is good, from the database and from the witness.
         witness: Leaf hashes that the witness recorded, by index; may end earlier than the log.
     """
-    fork = contradiction(checkpoints)
     due = {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
+    fork = contradiction(checkpoints)
     frontier, confirmed = Frontier(), 0
     for entry in entries:
-        if entry.index != frontier.size:
-            return _found(frontier, Damage.GAP, frontier.size, f"entry {frontier.size} is missing")
-        if leaf_hash(entry.canonical) != entry.leaf:
-            return _found(frontier, Damage.ALTERED, entry.index, "the entry does not hash to its leaf")
-        if entry.index < len(witness) and witness[entry.index] != entry.leaf:
-            return _found(frontier, Damage.ALTERED, entry.index, "the leaf differs from the witness's copy")
+        fault = _fault_of(entry, frontier.size, witness)
+        if fault is not None:
+            return _found(frontier, fault[0], frontier.size, fault[1])
         frontier = frontier.append(entry.leaf)
         expected = due.get(frontier.size)
         if expected is not None and expected != frontier.root():
@@ -89,7 +86,20 @@ def verify_log(
             return _found(frontier, kind, confirmed, f"the root at {frontier.size} is not the signed one")
         if expected is not None:
             confirmed = frontier.size
-    promised = max([*due, len(witness)], default=0)
+    return _ending(frontier, max([*due, len(witness)], default=0), fork)
+
+
+def _fault_of(entry: StoredEntry, expected_index: int, witness: Sequence[bytes]) -> tuple[Damage, str] | None:
+    if entry.index != expected_index:
+        return Damage.GAP, f"entry {expected_index} is missing"
+    if leaf_hash(entry.canonical) != entry.leaf:
+        return Damage.ALTERED, "the entry does not hash to its leaf"
+    if entry.index < len(witness) and witness[entry.index] != entry.leaf:
+        return Damage.ALTERED, "the leaf differs from the witness's copy"
+    return None
+
+
+def _ending(frontier: Frontier, promised: int, fork: Checkpoint | None) -> Finding:
     if frontier.size < promised:
         return _found(frontier, Damage.TRUNCATED, frontier.size, f"{promised} entries were signed or witnessed")
     if fork is not None:

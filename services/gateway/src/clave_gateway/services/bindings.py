@@ -11,8 +11,6 @@ from clave_gateway.services.changes import record_change
 from clave_gateway.storage import identity
 from clave_gateway.storage.identity import BindingRow
 
-_ANY = "*"
-
 
 class BindingService:
     """Operations on bindings."""
@@ -41,7 +39,7 @@ class BindingService:
     async def prepare(
         self, caller: Caller, *, subject: str, role: str, namespaces: list[str], resources: list[str]
     ) -> tuple[BindingRow, Decision]:
-        """Build a binding and ask whether the caller may give it; ``*`` becomes the namespaces that exist now."""
+        """Build a binding and ask whether the caller may give it."""
         if role not in self._access.policy_data().get("roles", {}):
             raise InvalidArgument(f"There is no role {role!r}; 'clave roles list' shows which there are.", field="role")
         binding = BindingRow(
@@ -49,7 +47,7 @@ class BindingService:
             subject=subject,
             role=role,
             tenant=caller.tenant,
-            namespaces=self.named_namespaces(namespaces),
+            namespaces=namespaces,
             resources=resources,
             created_by=caller.subject_id,
             created_at=self._clock.now(),
@@ -123,8 +121,3 @@ class BindingService:
                 decision=decision,
                 details={"subject": binding.subject, "role": binding.role},
             )
-
-    def named_namespaces(self, namespaces: list[str]) -> list[str]:
-        """Replace ``*`` by the namespaces that exist: a new one is never granted in advance."""
-        known = sorted(self._access.policy_data().get("namespaces", {}))
-        return known if namespaces == [_ANY] else namespaces

@@ -18,6 +18,7 @@ from clave_gateway.storage import identity
 from clave_gateway.storage.identity import BindingRow, KeyRow, PrincipalRow
 
 _EVERYTHING = "**"
+_ANY = "*"
 ACTIVE_KEYS_MAX = 50
 
 
@@ -112,11 +113,11 @@ class KeyService:
             held = [row for row in await identity.all_bindings(tx.session) if row.subject == principal_id]
         return principal, held
 
-    def _bound(self, held: list[BindingRow], request: KeyCreate) -> bool:
-        namespaces = set(self._bindings.named_namespaces(request.namespaces))
+    @staticmethod
+    def _bound(held: list[BindingRow], request: KeyCreate) -> bool:
         return any(
             row.role == request.role
-            and namespaces <= set(row.namespaces)
+            and (_ANY in row.namespaces or set(request.namespaces) <= set(row.namespaces))
             and sorted(row.resources) == sorted(request.resources)
             for row in held
         )
