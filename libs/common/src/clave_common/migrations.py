@@ -76,7 +76,7 @@ def _upgrade(connection: Connection, config: Config, script: ScriptDirectory, sc
 def drift(*, url: str, metadata: MetaData) -> list[Any]:
     """List what differs between a migrated schema and the service's tables; empty when nothing does."""
     schema = str(metadata.schema)
-    engine = _engine(url, schema)
+    engine = create_engine(sqlalchemy_url(url))  # without the search_path, under which reflection drops schema names
     try:
         with engine.connect() as connection:
             context = MigrationContext.configure(
