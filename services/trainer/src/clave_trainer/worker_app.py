@@ -22,6 +22,7 @@ from clave_trainer.doorbell import DOORBELL, class_of, create_celery, queue_of
 from clave_trainer.runtime.compute_process import clear_rooms_of_the_dead
 from clave_trainer.services.engine import Engine
 from clave_trainer.settings import TrainerSettings
+from clave_trainer.slots import Slots
 from clave_trainer.steps.context import Peers
 from clave_trainer.storage.tables import METADATA
 from clave_trainer.tasks import Worker
@@ -77,31 +78,32 @@ def build_worker(settings: TrainerSettings) -> Worker:
     )
 
 
-def bind_doorbell(app: Celery, worker: Worker, loop: LoopThread) -> None:
-    """Make the doorbell task answer with a worker."""
+def bind_doorbell(app: Celery, slots: Slots) -> None:
+    """Make the doorbell task wake a slot."""
 
     @app.task(name=DOORBELL, bind=True, ignore_result=True)
     def doorbell(self: Any) -> None:
-        resource_class = class_of(str(self.request.delivery_info["routing_key"]))
-        loop.wait_for(worker.answer(resource_class))
+        slots.hear(class_of(str(self.request.delivery_info["routing_key"])))
 
 
 def run_worker() -> int:
-    """Serve bells until SIGTERM; a running step ends first (warm shutdown)."""
+    """Serve bells until SIGTERM; running steps get the grace time to end, others start again elsewhere."""
     settings = TrainerSettings()
     configure_logs(service="trainer-worker", form=settings.peers.log_format, level=settings.peers.log_level)
     rooms = settings.data_dir / "rooms"
     rooms.mkdir(parents=True, exist_ok=True)
     clear_rooms_of_the_dead(rooms)
     app = create_celery(settings.redis_url.get_secret_value())
-    bind_doorbell(app, build_worker(settings), LoopThread())
+    steps = LoopThread()
+    slots = Slots(steps.loop, build_worker(settings).answer, settings.worker_slots)
+    bind_doorbell(app, slots)
     queues = [queue_of(name.strip()) for name in settings.worker_classes.split(",") if name.strip()]
     _log.info("worker_started", queues=queues, slots=settings.worker_slots, threads=settings.threads)
     celery_worker = CeleryWorker(
         app=app,
         hostname=f"trainer-{os.getpid()}@localhost",
-        pool_cls="threads",
-        concurrency=settings.worker_slots,
+        pool_cls="solo",
+        concurrency=1,
         queues=queues,
         loglevel="WARNING",
         without_gossip=True,
@@ -110,4 +112,6 @@ def run_worker() -> int:
         quiet=True,
     )
     celery_worker.start()
+    left = steps.wait_for(slots.drain(settings.shutdown_grace_s))
+    _log.info("worker_stopped", steps_left_to_their_lease=left)
     return int(celery_worker.exitcode or 0)

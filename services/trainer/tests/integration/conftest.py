@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trainer_bench import bench_of  # noqa: E402 - found through the line above
+from trainer_bench import bench_of
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ async def bench_of(database_url: str, redis_url: str, secrets: Path, folder: Pat
             data_dir=folder / "data",
             secrets_dir=secrets,
             blob_url=f"file://{folder}/blobs",
-            lease_s=2.0,
+            lease_s=3.0,
             peers=urls,
         )
         settings.data_dir.mkdir()

@@ -32,9 +32,7 @@ def table(rows: int, *, seed: int = 1, shift: float = 0.0, first: int = 0, start
     return pa.table(
         {
             "customer_id": [f"C{first + row:06d}" for row in range(rows)],
-            "event_ts": pa.array(
-                [start + timedelta(minutes=row) for row in range(rows)], pa.timestamp("us", tz="UTC")
-            ),
+            "event_ts": pa.array([start + timedelta(minutes=row) for row in range(rows)], pa.timestamp("us", tz="UTC")),
             "churned": label.astype(np.float32),
             FEATURES[0]: x[:, 0],
             FEATURES[1]: pa.array(x[:, 1], from_pandas=True),

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ Report = Callable[[float, str], None]
 Computation = Callable[[Path, dict[str, Any], Report], dict[str, Any]]
 RESULT_FILE, REQUEST_FILE, OUT_FOLDER = "result.json", "request.json", "out"
 _ORPHANED = 75
+_UNWANTED = frozenset({"pandas", "matplotlib", "sklearn"})
+
+
+class _Unwanted(MetaPathFinder):
+    """Hides packages that Arrow and XGBoost load where they find them; pandas alone takes a second."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - the protocol's signature
+        """Refuse unwanted packages, leave all others to the next finder."""
+        if fullname.partition(".")[0] in _UNWANTED:
+            raise ModuleNotFoundError(fullname, name=fullname)
 
 
 def validate(folder: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -45,6 +56,7 @@ def train(folder: Path, request: dict[str, Any], report: Report) -> dict[str, An
     report(0.0, f"learning from {len(fit.keys)} rows")
     trained = training.train(fit, validation, request["params"], report)
     trained.booster.save_model(folder / OUT_FOLDER / "model.ubj")
+    (folder / OUT_FOLDER / "model.json").write_bytes(trained.booster.save_raw("json"))
     return {
         "facts": {
             "rounds": trained.rounds,
@@ -62,16 +74,13 @@ def train(folder: Path, request: dict[str, Any], report: Report) -> dict[str, An
 
 def export(folder: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the booster as an ONNX graph."""
-    import xgboost  # noqa: PLC0415 - loads XGBoost
-
     from clave_trainer.runtime import onnx_export  # noqa: PLC0415 - loads ONNX
 
-    booster = xgboost.Booster(model_file=folder / "model.ubj")
     report(0.3, "writing the graph")
     options = onnx_export.ExportOptions(
         threshold=request["threshold"], feature_names=request["features"], metadata=request["metadata"]
     )
-    proto = onnx_export.export(booster.save_raw("json"), options)
+    proto = onnx_export.export((folder / "model.json").read_bytes(), options)
     content = proto.SerializeToString(deterministic=True)
     (folder / OUT_FOLDER / "model.onnx").write_bytes(content)
     return {"facts": {"bytes": len(content), "nodes": len(proto.graph.node)}}
@@ -135,7 +144,7 @@ def _end_with_worker() -> None:
     """End this process once the worker's end of standard input is closed: nobody waits for the result."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a buffer's lock would block the exit
             pass
         os._exit(_ORPHANED)
 
@@ -150,6 +159,7 @@ def _say(progress: float, message: str) -> None:
 def main(folder: Path) -> int:
     """Run one computation; its result, refusal or error is in the result file."""
     warnings.simplefilter("ignore")  # progress is the only thing to be said on the output
+    sys.meta_path.insert(0, _Unwanted())
     request = json.loads((folder / REQUEST_FILE).read_text())
     limit = int(request.get("memory_bytes_max") or 0)
     if limit:

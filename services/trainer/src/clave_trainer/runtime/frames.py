@@ -80,7 +80,7 @@ def read_frame(path: Path, columns: list[dict[str, Any]]) -> Frame:
         TrainingSetMalformed: Names the column.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except pa.ArrowInvalid as error:
         raise TrainingSetMalformed(f"The training set is no readable Parquet file ({error}).") from error
     roles: dict[str, list[dict[str, Any]]] = {}

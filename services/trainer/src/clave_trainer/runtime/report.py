@@ -158,7 +158,8 @@ def _verdict(result: GateResult) -> dict[str, Any]:
 def _write_reference(path: Path, judged: Frame, scores: Floats) -> None:
     """Write the rows that judged, as served: inputs by name, ``score``, ``label``, protected attributes."""
     columns: dict[str, pa.Array] = {
-        name: pa.array(judged.rows[:, column], from_pandas=True) for column, name in enumerate(judged.features)
+        name: pa.array(judged.rows[:, column], mask=np.isnan(judged.rows[:, column]))
+        for column, name in enumerate(judged.features)
     }
     columns |= {name: pa.array(values, pa.string()) for name, values in judged.extras.items()}
     columns["score"] = pa.array(scores.astype(np.float32))

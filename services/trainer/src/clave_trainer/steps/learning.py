@@ -16,7 +16,9 @@ GRAPH = "model.onnx"
 
 async def train(context: StepContext) -> Outcome:
     """Train on the snapshot; the booster is stored with its kept rounds only."""
-    result, stored = await context.compute(data_request(context), files=["training_set.parquet"], keep=["model.ubj"])
+    result, stored = await context.compute(
+        data_request(context), files=["training_set.parquet"], keep=["model.ubj", "model.json"]
+    )
     facts = result["facts"]
     message = (
         f"{facts['rounds']} of {facts['rounds_tried']} rounds kept, "
@@ -37,7 +39,7 @@ async def export(context: StepContext) -> Outcome:
             "booster": context.artifact("model.ubj")["digest"],
         },
     }
-    result, stored = await context.compute(request, files=["model.ubj"], keep=[GRAPH])
+    result, stored = await context.compute(request, files=["model.json"], keep=[GRAPH])
     facts = result["facts"]
     return StepResult({"artifacts": stored, "facts": facts}, f"{facts['bytes'] / 1024:.0f} KiB")
 

@@ -1,5 +1,6 @@
 """The steps that hand a candidate over: register, approve, roll out. The last two wait without holding a worker."""
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -65,7 +66,7 @@ async def register(context: StepContext) -> Outcome:
         ],
         signature=signature,
         params={**spec.params, "rounds_kept": context.facts(TRAIN)["rounds"]},
-        lineage=lineage_of(context, champion),
+        lineage=lineage_of(context, champion, environment=await asyncio.to_thread(environment_digest)),
         evaluation=evaluation,
         card=spec.card.model_copy(update={"algorithm": spec.card.algorithm or "Gradient-boosted trees (XGBoost)"}),
         description=run.reason,
@@ -95,7 +96,7 @@ def signature_of(learned: dict[str, Any]) -> Signature:
     )
 
 
-def lineage_of(context: StepContext, champion: Version | None) -> Lineage:
+def lineage_of(context: StepContext, champion: Version | None, *, environment: str) -> Lineage:
     """Say where the version comes from: data, definitions, code, environment, cause."""
     made = context.facts(TRAINING_SET)
     run = context.run
@@ -119,7 +120,7 @@ def lineage_of(context: StepContext, champion: Version | None) -> Lineage:
         ],
         parent_version=champion.version if champion else None,
         code_version=code_version(),
-        environment_digest=environment_digest(),
+        environment_digest=environment,
         retraining_decision_id=run.retraining_decision_id,
     )
 
