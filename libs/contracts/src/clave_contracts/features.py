@@ -88,10 +88,15 @@ class FeatureView(Request):
 
 
 class FeatureService(Request):
-    """The features that one model reads, in the order of its inputs: ``view:feature``."""
+    """The features that one model reads, in the order of its inputs: ``view:feature``.
+
+    Attributes:
+        purpose: What the model reads them for; must be among the purposes of every view that restricts its own.
+    """
 
     name: Name
     features: list[str]
+    purpose: str | None = None
     description: str = ""
 
 

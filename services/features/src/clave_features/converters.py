@@ -55,16 +55,18 @@ def _entity(entity: wire.Entity) -> Entity:
 
 
 def _service(service: wire.FeatureService) -> FeatureService:
-    return FeatureService(service.name, tuple(FeatureRef.parse(text) for text in service.features))
+    features = tuple(FeatureRef.parse(text) for text in service.features)
+    return FeatureService(service.name, features, service.purpose)
 
 
 def _view(view: wire.FeatureView) -> View:
     where = f"view {view.name}"
-    problems: list[str] = []
     columns = {one.name for one in view.features} | {one.source or one.name for one in view.features}
-    for rule in view.rules:
-        if rule.column not in columns:
-            problems.append(f"{where}: rule '{rule.kind}' names the unknown column '{rule.column}'")
+    problems = [
+        f"{where}: rule '{rule.kind}' names the unknown column '{rule.column}'"
+        for rule in view.rules
+        if rule.column not in columns
+    ]
     features: list[Feature] = []
     for one in view.features:
         try:

@@ -88,7 +88,12 @@ async def test_a_table_over_the_limit_is_refused(store):
 async def test_unknown_views_services_and_keys_are_client_faults(store):
     missing = await store.post(f"{API}/views/nope/ingest", content=GOOD)
     assert (missing.status_code, missing.json()["code"]) == (404, "view_not_found")
-    for entities, status in (({"shop_id": [1]}, 422), ({}, 422), ({"shop_id": ["a"], "x": [1]}, 422), ({"shop_id": []}, 422)):
+    for entities, status in (
+        ({"shop_id": [1]}, 422),
+        ({}, 422),
+        ({"shop_id": ["a"], "x": [1]}, 422),
+        ({"shop_id": []}, 422),
+    ):
         answer = await store.post(f"{API}/online/read", json={"feature_service": "s", "entities": entities})
         assert answer.status_code == status, answer.text
     answer = await store.post(f"{API}/online/read", json={"feature_service": "zzz", "entities": {"shop_id": ["a"]}})
@@ -138,7 +143,14 @@ async def test_an_unreadable_definition_lists_every_problem_and_changes_nothing(
     del wrong["feature_views"][0]["rules"]
     wrong["feature_services"][0]["features"].pop()
     detail = (await store.put(f"{API}/repository", json=wrong)).json()["detail"]
-    for told in ("'a__b' is no name", "no entity 'nope'", "'x' is defined twice", "needs its levels", "p -> q -> p", "'v:z'"):
+    for told in (
+        "'a__b' is no name",
+        "no entity 'nope'",
+        "'x' is defined twice",
+        "needs its levels",
+        "p -> q -> p",
+        "'v:z'",
+    ):
         assert told in detail
     assert len((await store.get(f"{API}/views")).json()["items"]) == 1
 

@@ -85,12 +85,14 @@ async def filled(client):
     assert answer.status_code == 200, answer.text
     outcome = await client.post(f"{API}/views/outcome/ingest", json=LABELS)
     assert outcome.status_code == 200, outcome.text
-    people = pa.table({
-        "customer_id": pa.array([1, 2], pa.int64()),
-        "as_of": pa.array([0, 0], pa.timestamp("us", tz="UTC")),
-        "female": [1, 0],
-        "city": ["Köln", None],
-    })
+    people = pa.table(
+        {
+            "customer_id": pa.array([1, 2], pa.int64()),
+            "as_of": pa.array([0, 0], pa.timestamp("us", tz="UTC")),
+            "female": [1, 0],
+            "city": ["Köln", None],
+        }
+    )
     sink = io.BytesIO()
     pq.write_table(people, sink)
     third = await ingest(client, "person", sink.getvalue(), "application/vnd.apache.parquet")
@@ -165,7 +167,9 @@ async def test_a_training_set_is_right_in_time_and_immutable(feature_store):
 
 async def test_feast_shape_keeps_order_and_true_statuses(feature_store):
     await filled(feature_store)
-    body = b'{"features": ["billing:contract", "billing:charges", "person:city"], "entities": {"customer_id": [1, 2, 5]}}'
+    body = (
+        b'{"features": ["billing:contract", "billing:charges", "person:city"], "entities": {"customer_id": [1, 2, 5]}}'
+    )
     answer = await feature_store.post("/get-online-features", content=body)
     assert answer.status_code == 200, answer.text
     found = answer.json()

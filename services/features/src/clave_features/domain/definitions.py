@@ -154,10 +154,15 @@ class FeatureRef:
 
 @dataclass(frozen=True, slots=True)
 class FeatureService:
-    """What one model reads: features in the order of its inputs."""
+    """What one model reads: features in the order of its inputs.
+
+    Attributes:
+        purpose: What it reads them for.
+    """
 
     name: str
     features: tuple[FeatureRef, ...]
+    purpose: str | None = None
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -348,6 +353,11 @@ def _service_problems(service: FeatureService, repository: Repository) -> Iterat
         yield f"{where}: needs at least one feature"
     yield from (f"{where}: '{name}' is listed twice" for name in _twice([ref.column for ref in service.features]))
     views = {view.name: view for view in repository.views}
+    for name in service.views:
+        allowed = views[name].purposes if name in views else ()
+        if allowed and service.purpose not in allowed:
+            asked = f"not for '{service.purpose}'" if service.purpose else "and the service states no purpose"
+            yield f"{where}: view '{name}' may be used for {', '.join(allowed)} only, {asked}"
     for ref in service.features:
         view = views.get(ref.view)
         one = view.find(ref.feature) if view is not None else None

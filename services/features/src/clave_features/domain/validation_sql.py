@@ -118,7 +118,10 @@ def validation_plan(view: View, entity: Entity, *, staged: str, source_types: Ma
         f"SELECT {text_list(shown)} FROM typed t CROSS JOIN bounds b ORDER BY t._row"
     )
     limits = tuple(
-        (one.name, one.column, rule.maximum) for one in view.stored for rule in one.rules if isinstance(rule, MissingShare)
+        (one.name, one.column, rule.maximum)
+        for one in view.stored
+        for rule in one.rules
+        if isinstance(rule, MissingShare)
     )
     return ValidationPlan(tuple(checks), sql, tuple(columns), limits)
 
