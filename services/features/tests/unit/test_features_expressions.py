@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from clave_features.domain.errors import ExpressionInvalid
 from clave_features.domain.expressions import Expression
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 numbers = st.one_of(st.floats(allow_nan=True, allow_infinity=False), st.integers(-5, 5).map(float))
 TEXT = "(a - b) / max(abs(b), 1) + sqrt(a * a) if a < b else coalesce(a, 0.5) * -min(b, 3)"

@@ -3,11 +3,10 @@
 import math
 import struct
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from clave_features.domain.dtypes import Dtype
 from clave_features.domain.online_values import ORDER_BYTES, OnlineRow, OnlineSchema, entity_key
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 micros = st.integers(-(2**62), 2**62)

@@ -9,9 +9,6 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from clave_features.domain.point_in_time import (
     JoinShape,
     JoinView,
@@ -19,6 +16,8 @@ from clave_features.domain.point_in_time import (
     point_in_time_sql,
     shape_for,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "point_in_time_cases.json").read_text())["cases"]
 ARROW = {"float64": pa.float64(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_()}

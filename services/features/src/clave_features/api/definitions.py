@@ -6,8 +6,9 @@ from clave_common.access import Caller, governed
 from clave_contracts import features as wire
 from fastapi import APIRouter
 
+from clave_features.domain.definitions import Repository
 from clave_features.domain.errors import EntityNotFound, ServiceNotFound, ViewNotFound
-from clave_features.services.catalogue import ENTITY, SERVICE, VIEW, Catalogues
+from clave_features.services.catalogue import ENTITY, SERVICE, VIEW, Catalogue, Catalogues
 from clave_features.storage.definitions import DefinitionRow
 
 _MISSING = {ENTITY: EntityNotFound, VIEW: ViewNotFound, SERVICE: ServiceNotFound}
@@ -21,17 +22,13 @@ def _shown(row: DefinitionRow) -> dict[str, Any]:
 def definitions_router(catalogues: Catalogues) -> APIRouter:
     """Build the routes."""
     router = APIRouter(prefix=wire.API, tags=["definitions"])
+    _add_repository(router, catalogues)
+    _add_lists(router, catalogues)
+    _add_reads(router, catalogues)
+    return router
 
-    def listed(kind: str) -> dict[str, Any]:
-        return {"items": [_shown(row) for row in catalogues.current.listed(kind)], "next_page_token": None}
 
-    def one(kind: str, name: str) -> dict[str, Any]:
-        row = catalogues.current.rows.get((kind, name))
-        if row is None:
-            known = ", ".join(other.name for other in catalogues.current.listed(kind)) or "none"
-            raise _MISSING[kind](f"There is no {_WORDS[kind]} '{name}'. Applied: {known}.", name=name)
-        return _shown(row)
-
+def _add_repository(router: APIRouter, catalogues: Catalogues) -> None:
     @router.put("/repository", summary="Apply a whole repository, all or nothing")
     async def apply(
         body: wire.Repository,
@@ -49,50 +46,63 @@ def definitions_router(catalogues: Catalogues) -> APIRouter:
             **{field: [row.document for row in current.listed(kind)] for field, kind in kinds.items()},
         }
 
+
+def _add_lists(router: APIRouter, catalogues: Catalogues) -> None:
+    def listed(kind: str) -> dict[str, Any]:
+        return {"items": [_shown(row) for row in catalogues.current.listed(kind)], "next_page_token": None}
+
     @router.get("/entities", summary="List entities")
     async def entities(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
         return listed(ENTITY)
-
-    @router.get("/entities/{name}", summary="Read an entity")
-    async def entity(
-        name: str, _caller: Caller = governed("features:view.read", resource_id="entities/{name}")
-    ) -> dict[str, Any]:
-        return one(ENTITY, name)
 
     @router.get("/views", summary="List feature views and label views")
     async def views(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
         return listed(VIEW)
 
+    @router.get("/feature-services", summary="List feature services")
+    async def services(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
+        return listed(SERVICE)
+
+
+def _add_reads(router: APIRouter, catalogues: Catalogues) -> None:
+    @router.get("/entities/{name}", summary="Read an entity")
+    async def entity(
+        name: str, _caller: Caller = governed("features:view.read", resource_id="entities/{name}")
+    ) -> dict[str, Any]:
+        return _one(catalogues.current, ENTITY, name)
+
     @router.get("/views/{name}", summary="Read a view")
     async def view(
         name: str, _caller: Caller = governed("features:view.read", resource_id="views/{name}")
     ) -> dict[str, Any]:
-        return one(VIEW, name)
-
-    @router.get("/feature-services", summary="List feature services")
-    async def services(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
-        return listed(SERVICE)
+        return _one(catalogues.current, VIEW, name)
 
     @router.get("/feature-services/{name}", summary="Read a feature service with its columns")
     async def service(
         name: str, _caller: Caller = governed("features:view.read", resource_id="feature-services/{name}")
     ) -> dict[str, Any]:
-        shown = one(SERVICE, name)
-        repository = catalogues.current.repository
-        columns = [
-            {
-                "name": ref.column,
-                "view": ref.view,
-                "dtype": repository.feature(ref).dtype,
-                "levels": list(repository.feature(ref).levels) or None,
-            }
-            for ref in repository.service(name).features
-        ]
-        keys = {
-            key: dtype
-            for view_name in repository.service(name).views
-            for key, dtype in repository.entity(repository.view(view_name).entity).keys
-        }
-        return {**shown, "columns": columns, "entity_keys": keys}
+        current = catalogues.current
+        return {**_one(current, SERVICE, name), **_inputs(current.repository, name)}
 
-    return router
+
+def _one(current: Catalogue, kind: str, name: str) -> dict[str, Any]:
+    row = current.rows.get((kind, name))
+    if row is None:
+        known = ", ".join(other.name for other in current.listed(kind)) or "none"
+        raise _MISSING[kind](f"There is no {_WORDS[kind]} '{name}'. Applied: {known}.", name=name)
+    return _shown(row)
+
+
+def _inputs(repository: Repository, name: str) -> dict[str, Any]:
+    service = repository.service(name)
+    columns = [
+        {
+            "name": ref.column,
+            "view": ref.view,
+            "dtype": repository.feature(ref).dtype,
+            "levels": list(repository.feature(ref).levels) or None,
+        }
+        for ref in service.features
+    ]
+    keys = {key: dtype for view in service.views for key, dtype in repository.entity(repository.view(view).entity).keys}
+    return {"columns": columns, "entity_keys": keys}

@@ -88,7 +88,15 @@ def feast_router(reads: OnlineReads, ingestion: Ingestion, catalogues: Catalogue
         body = await _parsed(request, OnlineFeaturesRequest)
         repository = catalogues.current.repository
         refs = _refs(body, repository)
-        await require_features(request, caller, "features:online.read", "get-online-features", repository, refs, service=body.feature_service)
+        await require_features(
+            request,
+            caller,
+            "features:online.read",
+            "get-online-features",
+            repository,
+            refs,
+            service=body.feature_service,
+        )
         columns = await reads.read_raw(refs, body.entities)
         return Response(orjson.dumps(_answer(body, columns, catalogues)), media_type="application/json")
 

@@ -25,7 +25,9 @@ def online_router(reads: OnlineReads, catalogues: Catalogues) -> APIRouter:
         repository = catalogues.current.repository
         service = repository.service(body.feature_service)
         name = f"feature-services/{service.name}"
-        await require_features(request, caller, "features:online.read", name, repository, service.features, service=service.name)
+        await require_features(
+            request, caller, "features:online.read", name, repository, service.features, service=service.name
+        )
         rows = await reads.read(body.feature_service, body.entities)
         return Response(render(rows), media_type="application/json")
 

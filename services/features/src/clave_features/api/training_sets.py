@@ -31,7 +31,9 @@ def training_sets_router(training_sets: TrainingSets, catalogues: Catalogues, bl
         repository = catalogues.current.repository
         extra = [FeatureRef.parse(text) for text in body.extra]
         refs = [*repository.service(body.feature_service).features, *extra, FeatureRef(body.label_view, body.label)]
-        await require_features(request, caller, "features:offline.read", "training-sets", repository, refs, service=body.feature_service)
+        await require_features(
+            request, caller, "features:offline.read", "training-sets", repository, refs, service=body.feature_service
+        )
         return await training_sets.create(body, caller)
 
     @router.get("", summary="List training sets, the newest first")

@@ -1,9 +1,9 @@
 """On-demand expressions: arithmetic over stored features, the same offline and online.
 
-The grammar is the arithmetic part of Python's: numbers, features of the same view, ``+ - * /``, unary minus, comparisons
-(giving 1 or 0), ``a if condition else b``, and the functions of `FUNCTIONS`. One evaluator (numpy, float64) computes
-training sets and online answers alike, so there is no second implementation to differ from. A null is NaN and
-spreads; a result that is not finite is null. No name reaches anything but a declared feature.
+The grammar is the arithmetic part of Python's: numbers, features of the same view, ``+ - * /``, unary minus,
+comparisons (giving 1 or 0), ``a if condition else b``, and the functions of `FUNCTIONS`. One evaluator (numpy,
+float64) computes training sets and online answers alike, so there is no second implementation to differ from. A null
+is NaN and spreads; a result that is not finite is null. No name reaches anything but a declared feature.
 """
 
 import ast
@@ -139,7 +139,7 @@ def _children(node: ast.expr, text: str) -> list[ast.expr]:
     raise _refuse(node, text)
 
 
-def _evaluate(node: ast.expr, columns: Mapping[str, Column]) -> Column:
+def _evaluate(node: ast.expr, columns: Mapping[str, Column]) -> Column:  # noqa: PLR0911 - one case per node
     match node:
         case ast.Constant(value=int() | float() as number):
             return np.asarray(number, dtype=np.float64)

@@ -10,6 +10,7 @@ def computed(view: View, names: Sequence[str], stored: Mapping[str, Column], row
     """Compute on-demand features, each input before what needs it.
 
     Args:
+        view: Declares them.
         names: The on-demand features wanted.
         stored: Stored inputs as float64, shape (rows,), NaN where null.
         rows: Number of rows.

@@ -15,6 +15,7 @@ duplicate never touches another's values. Three shapes give the same answer:
 
 Sessions must run in UTC; an interval is written in microseconds, never in days.
 """
+# ruff: noqa: S608 - SQL is this module's product; names and literals are quoted by `domain.sql`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass

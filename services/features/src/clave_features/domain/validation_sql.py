@@ -5,13 +5,14 @@ failed. A predicate that gives null counts as failed. Rows with an empty mask ar
 the reasons their bits stand for. A value that is there but cannot be cast fails the check `type` of its field; an
 int64 is never rounded into shape, a bool is only 0, 1 or one of the usual words.
 """
+# ruff: noqa: S608 - SQL is this module's product; names and literals are quoted by `domain.sql`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from clave_features.domain.definitions import Entity, Feature, View
-from clave_features.domain.dtypes import SQL_TYPE, Dtype
+from clave_features.domain.dtypes import SQL_TYPE, Dtype, Value
 from clave_features.domain.rules import (
     Allowed,
     MissingShare,
@@ -95,6 +96,8 @@ def validation_plan(view: View, entity: Entity, *, staged: str, source_types: Ma
     """Compile the rules of a view.
 
     Args:
+        view: Whose rules.
+        entity: Whose keys.
         staged: SQL name of the upload; has `_row` and the source columns.
         source_types: DuckDB type of each source column.
     """
@@ -211,7 +214,7 @@ def _rule(one: Feature, rule: RowRule) -> tuple[str, str, str]:
 _OUTLIER_UNIT: Final = {OutlierMethod.IQR: "interquartile ranges", OutlierMethod.Z_SCORE: "standard deviations"}
 
 
-def _allowed_value(one: Feature, member: float | str | bool | None) -> float | str | bool | None:
+def _allowed_value(one: Feature, member: Value) -> Value:
     return bool(member) if one.dtype is Dtype.BOOL else member
 
 

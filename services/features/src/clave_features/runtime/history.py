@@ -3,6 +3,7 @@
 A file keeps the columns of its day. A feature added later is null in older files; a feature whose type changed is
 cast, and null where it cannot be.
 """
+# ruff: noqa: S608 - SQL is this module's product; names and literals are quoted by `domain.sql`.
 
 import asyncio
 import os
@@ -73,7 +74,7 @@ def history_relation(view: View, entity: Entity, files: Sequence[HistoryFile], f
         columns += [f"CAST(NULL AS {SQL_TYPE[view.feature(name).dtype]}) AS {identifier(name)}" for name in features]
         return f"(SELECT {text_list(columns)} WHERE FALSE)"
     paths = text_list([path_literal(file.path) for file in files])
-    return f"(SELECT {text_list(selected)} FROM read_parquet([{paths}], union_by_name = true))"  # noqa: S608
+    return f"(SELECT {text_list(selected)} FROM read_parquet([{paths}], union_by_name = true))"
 
 
 def model_input_sql(one: Feature, value: str) -> str:
@@ -111,7 +112,7 @@ def latest_rows(
     shown = [identifier(name) for name in entity.key_names]
     shown += ["epoch_us(event_ts)", "epoch_us(created_ts)", "seq", *(_online_sql(one) for one in view.stored)]
     with engine.session() as connection:
-        reader = _reader(connection, f"SELECT {text_list(shown)} FROM ({inner})")  # noqa: S608 - quoted names
+        reader = _reader(connection, f"SELECT {text_list(shown)} FROM ({inner})")
         width = len(entity.keys)
         while rows := reader.fetchmany(_ROWS_PER_BATCH):
             yield [_packed(row, width, schema) for row in rows]

@@ -67,6 +67,7 @@ class OnlineStore:
         """Write packed rows that are newer than what is there.
 
         Args:
+            view: Name of the view.
             rows: Pairs of (entity key, packed row).
             ttl: Time to live of the view.
 

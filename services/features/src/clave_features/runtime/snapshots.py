@@ -1,4 +1,5 @@
 """Builds the Parquet file of a training set: label rows joined with features as known at their time."""
+# ruff: noqa: S608 - SQL is this module's product; names and literals are quoted by `domain.sql`.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -87,11 +88,11 @@ def labels_sql(plan: SnapshotPlan, relation: str) -> str:
     label = identifier(plan.label)
     newest = f"PARTITION BY {text_list([*keys, 'event_ts'])} ORDER BY created_ts DESC NULLS LAST, seq DESC"
     inner = (
-        f"SELECT {text_list(keys)}, event_ts, seq, {label} FROM {relation} "  # noqa: S608 - quoted names
+        f"SELECT {text_list(keys)}, event_ts, seq, {label} FROM {relation} "
         f"WHERE {text_list(bounds, ' AND ')} QUALIFY row_number() OVER ({newest}) = 1"
     )
     return (
-        f"SELECT row_number() OVER (ORDER BY event_ts, seq) - 1 AS _row, {text_list(keys)}, event_ts, {label} "  # noqa: S608
+        f"SELECT row_number() OVER (ORDER BY event_ts, seq) - 1 AS _row, {text_list(keys)}, event_ts, {label} "
         f"FROM ({inner}) WHERE {label} IS NOT NULL"
     )
 
@@ -116,7 +117,7 @@ def join_sql(plan: SnapshotPlan, relations: Mapping[str, str]) -> str:
         for name in join.features:
             column = identifier(join.column(name))
             shown.append(f"{_encoded(side.view.feature(name), column)} AS {column}")
-    return f"SELECT {text_list(shown)} FROM (\n{joined}\n) ORDER BY _row"  # noqa: S608 - quoted names
+    return f"SELECT {text_list(shown)} FROM (\n{joined}\n) ORDER BY _row"
 
 
 def _encoded(one: Feature, value: str) -> str:

@@ -3,6 +3,7 @@
 CSV and JSON are read as text, so that validation alone decides what a value is: no guessing of types, no integer
 through a float. Parquet keeps its own types.
 """
+# ruff: noqa: S608 - SQL is this module's product; names and literals are quoted by `domain.sql`.
 
 from enum import StrEnum
 from pathlib import Path
@@ -73,7 +74,7 @@ def stage(connection: "duckdb.DuckDBPyConnection", path: Path, form: Form) -> di
     readers = {Form.PARQUET: _stage_parquet, Form.CSV: _stage_csv, Form.JSON: _stage_json}
     try:
         readers[form](connection, path)
-        ((rows,),) = connection.execute(f"SELECT count(*) FROM {STAGED}").fetchall()  # noqa: S608 - constant
+        ((rows,),) = connection.execute(f"SELECT count(*) FROM {STAGED}").fetchall()
         described = connection.execute(f"DESCRIBE {STAGED}").fetchall()
     except (duckdb.Error, UnicodeDecodeError) as error:
         raise TableMalformed(
@@ -92,14 +93,14 @@ def _cause(error: Exception, path: Path) -> str:
 
 def _stage_parquet(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
     connection.execute(
-        f"CREATE TEMP TABLE {STAGED} AS SELECT file_row_number AS _row, * EXCLUDE (file_row_number) "  # noqa: S608
+        f"CREATE TEMP TABLE {STAGED} AS SELECT file_row_number AS _row, * EXCLUDE (file_row_number) "
         f"FROM read_parquet({path_literal(path)}, file_row_number = true)"
     )
 
 
 def _stage_csv(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
     connection.execute(
-        f"CREATE TEMP TABLE {STAGED} AS SELECT row_number() OVER () - 1 AS _row, * "  # noqa: S608 - own names
+        f"CREATE TEMP TABLE {STAGED} AS SELECT row_number() OVER () - 1 AS _row, * "
         f"FROM read_csv({path_literal(path)}, all_varchar = true, header = true, delim = ',', quote = '\"', "
         "escape = '\"', comment = '', strict_mode = true, null_padding = false, auto_detect = true)"
     )
@@ -130,7 +131,7 @@ def _stage_json(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
     ).fetchall()
     columns = [f"o ->> {literal('$.' + _json_name(key))} AS {identifier(key)}" for (key,) in keys]
     connection.execute(
-        f"CREATE TEMP TABLE {STAGED} AS SELECT {text_list(['_row', *columns])} FROM _objects ORDER BY _row"  # noqa: S608
+        f"CREATE TEMP TABLE {STAGED} AS SELECT {text_list(['_row', *columns])} FROM _objects ORDER BY _row"
     )
 
 

@@ -224,6 +224,7 @@ class Ingestion:
 
         Args:
             names: Views; all of them when None.
+            by: Who asks.
 
         Returns:
             Rows written per view; a row that was there already is not written again.

@@ -83,6 +83,7 @@ class OnlineReads:
         """Read the features of a service as a model's float32 inputs.
 
         Args:
+            service_name: Which features, in which order.
             entities: Key columns of every entity that the service's views describe, of equal lengths.
 
         Raises:
