@@ -104,7 +104,12 @@ def open_access(
     )
 
     async def run(background: Background) -> None:
-        await asyncio.gather(keeper.run(background), log.run(background))
+        loops = [asyncio.create_task(keeper.run(background)), asyncio.create_task(log.run(background))]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for loop in loops:
+                loop.cancel()
 
     return AccessKit(
         access=access,

@@ -1,0 +1,63 @@
+"""What the policy's tests share: the sample data, the worked cases, and questions built from them."""
+
+import copy
+import json
+import os
+import shutil
+from typing import Any
+
+from clave_common.access.engine import EmbeddedEngine
+from clave_common.access.policy_bundle import PolicyBundle
+from clave_gateway.policy_cases import CaseFile, read_cases
+from clave_gateway.policy_files import read_modules, read_policy, shipped_policy_dir
+
+POLICIES = shipped_policy_dir()
+CASES: CaseFile = read_cases(POLICIES / "cases" / "decisions.json")
+BY_ID = {case["id"]: case for case in CASES.cases}
+
+
+def opa_program() -> str | None:
+    """A real OPA: the program that CLAVE_TEST_OPA names, or the one on PATH."""
+    return os.environ.get("CLAVE_TEST_OPA") or shutil.which("opa")
+
+
+def sample_bundle(**changes: Any) -> PolicyBundle:
+    """The policy with the sample tenants' data, some of it changed."""
+    return PolicyBundle(modules=read_modules(POLICIES / "clave"), data={**copy.deepcopy(dict(CASES.data)), **changes})
+
+
+def shipped_bundle() -> PolicyBundle:
+    """The policy as it ships."""
+    return read_policy(POLICIES)
+
+
+def engine(bundle: PolicyBundle | None = None) -> EmbeddedEngine:
+    """An embedded engine loaded with a bundle, the sample one when none is given."""
+    made = EmbeddedEngine()
+    made.use(bundle or sample_bundle())
+    return made
+
+
+def question(case_id: str, **changes: Any) -> dict[str, Any]:
+    """A case's input with some values changed; keys are paths such as ``resource__properties__status``."""
+    asked: dict[str, Any] = copy.deepcopy(dict(BY_ID[case_id]["input"]))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        target = asked
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        if value is ...:
+            target.pop(last, None)
+        else:
+            target[last] = value
+    return asked
+
+
+def reasons(asked: dict[str, Any], made: EmbeddedEngine | None = None) -> list[str]:
+    """The reasons of a decision."""
+    document = (made or engine()).evaluate(json.dumps(asked).encode())
+    assert document["allow"] is (document["reasons"] == [])
+    return list(document["reasons"])
+
+
+FUZZ = int(os.environ.get("CLAVE_TEST_POLICY_FUZZ", "300"))
