@@ -161,8 +161,10 @@ class Worker:
         third = self._engine.lease_s / 3
         alive = time.monotonic()
         while True:
+            # Not wait_for: until Python 3.12 it may swallow the cancellation that ends this loop.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(progress.changed.wait(), third)
+                async with asyncio.timeout(third):
+                    await progress.changed.wait()
                 await asyncio.sleep(min(0.3, third))  # several lines of progress make one write
             progress.changed.clear()
             try:

@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -235,7 +235,7 @@ class PeerServer:
             target=lambda: asyncio.run(self._server.serve(sockets=[self._socket])), daemon=True
         )
 
-    def __enter__(self) -> "PeerServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
