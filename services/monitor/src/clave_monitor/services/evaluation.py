@@ -12,7 +12,6 @@ from typing import Any
 
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
-from clave_common.errors import Unavailable
 from clave_contracts.events import Event
 from clave_contracts.monitor import RetrainingPolicy as PolicyBody
 
@@ -36,6 +35,8 @@ _LABELS_PER_ROUND = 5_000
 _LABELLED_SHOWN = 5_000
 _ESTIMATE_ROWS_MIN = 1_000
 _FORCED_ROWS_MIN = 20
+_ASK_AGAIN_AFTER = timedelta(seconds=60)
+"""A version without a reference may get one with its next registration only; no need to ask at every tick."""
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Evaluation:
         self._references = references
         self._clock = clock
         self._metrics = metrics
+        self._ask_again: dict[Key, datetime] = {}
 
     async def due(self) -> list[Key]:
         """List monitors for which a round would find something to do."""
@@ -92,15 +94,18 @@ class Evaluation:
 
         Returns:
             Windows closed.
+
+        Raises:
+            Unavailable: The registry or the database is away; nothing was taken.
         """
+        if not force and self._ask_again.get(key, self._clock.now()) > self._clock.now():
+            return 0
         try:
             reference = await self._references.load(key)
         except NoReference as problem:
+            self._ask_again[key] = self._clock.now() + _ASK_AGAIN_AFTER
             await self._note_problem(key, problem.detail)
             return 0
-        except Unavailable as problem:
-            await self._note_problem(key, problem.detail)
-            raise
         namespace = await self._references.namespace(key.endpoint)
         closed = 0
         while True:

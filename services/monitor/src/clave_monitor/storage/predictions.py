@@ -327,7 +327,7 @@ async def forget_before(tx: Transaction, at: datetime, *, limit: int) -> int:
     """Delete old predictions that the log already holds, and old outcomes; return how many predictions."""
     old = (
         select(predictions.c.seq)
-        .where(predictions.c.predicted_at < at, predictions.c.log_batch.is_not(None))
+        .where(predictions.c.received_at < at, predictions.c.log_batch.is_not(None))
         .limit(limit)
     )
     gone = await tx.session.execute(delete(predictions).where(predictions.c.seq.in_(old)).returning(predictions.c.seq))

@@ -83,7 +83,7 @@ predictions = Table(
     Index("ix_predictions_version", "endpoint", "model_version", "predicted_at"),
     Index("ix_predictions_unlogged", "seq", postgresql_where=text("log_batch is null")),
     Index("ix_predictions_log_batch", "log_batch"),
-    Index("ix_predictions_age", "predicted_at"),
+    Index("ix_predictions_age", "received_at"),
 )
 
 feedback = Table(

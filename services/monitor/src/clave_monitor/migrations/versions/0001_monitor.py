@@ -207,7 +207,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("seq", name=op.f("uq_predictions_seq")),
         schema="monitor",
     )
-    op.create_index("ix_predictions_age", "predictions", ["predicted_at"], unique=False, schema="monitor")
+    op.create_index("ix_predictions_age", "predictions", ["received_at"], unique=False, schema="monitor")
     op.create_index(
         "ix_predictions_labelled",
         "predictions",
