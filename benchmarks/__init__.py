@@ -1,0 +1,1 @@
+"""Measurements of the suite; each area has its own runner."""
