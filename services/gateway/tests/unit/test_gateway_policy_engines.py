@@ -20,7 +20,8 @@ from clave_testing.policies import CASES, FUZZ, engine, opa_program, sample_bund
 
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2.5, 1e308, 10**18, "", " ", "*", "**", "user:admin", "Production", "acme",
-    "models/../x", "models/fraud\n", "\uff41\uff43\uff4d\uff45", [], [None], [1, "x"], ["**"], {}, {"a": 1}, [[]], [{"by": None}],
+    "models/../x", "models/fraud\n",
+    "\uff41\uff43\uff4d\uff45", [], [None], [1, "x"], ["**"], {}, {"a": 1}, [[]], [{"by": None}],
     [{"name": 1}], [{"name": "x", "classification": None}],
 ]  # fmt: skip
 
