@@ -3,7 +3,6 @@
 import argparse
 
 from clave_common.logs import configure_logs
-from clave_common.migrations import migrate
 from clave_common.serve import serve
 
 from clave_features.app import SERVICE, create_app
@@ -19,6 +18,8 @@ def main() -> None:
     settings = Settings()
     configure_logs(service=SERVICE, form=settings.peers.log_format, level=settings.peers.log_level)
     if command == "migrate":
+        from clave_common.migrations import migrate  # noqa: PLC0415 - 11 MB that serving does not need
+
         migrate(url=settings.database_url.get_secret_value(), package="clave_features", metadata=metadata)
         return
     serve(create_app(settings), settings)
