@@ -13,7 +13,10 @@ def repository(levels=("low", "high"), ttl_s=None):
     view = {
         "name": "load",
         "entity": "machine",
-        "features": [{"name": "level", "dtype": "category", "levels": list(levels)}, {"name": "watts", "dtype": "float32"}],
+        "features": [
+            {"name": "level", "dtype": "category", "levels": list(levels)},
+            {"name": "watts", "dtype": "float32"},
+        ],
     }
     if ttl_s:
         view["ttl_s"] = ttl_s
