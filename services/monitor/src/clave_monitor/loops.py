@@ -55,4 +55,4 @@ class EvaluationLoop:
             endpoint = endpoints.get(row.key.endpoint)
             if row.report and endpoint is not None and endpoint.live == row.key:
                 period_s = policy_of(endpoint.policy).window_s_max
-                self._metrics.show(row.key.model, row.key.model_version, row.report, period_s=period_s)
+                self._metrics.show(row.key, row.report, period_s=period_s)

@@ -213,5 +213,5 @@ async def test_metrics_show_the_live_version(monitor, traffic):
     await evaluate(monitor)
     await monitor.parts.operations.evaluation.reconsider()
     text = (await monitor.get("http://monitor/metrics")).text
-    assert 'clave_drift_evalue_log10{model_name="churn",model_version="1",scope="input"}' in text
-    assert 'clave_estimated_performance{metric="auc",model_name="churn",model_version="1"}' in text
+    assert 'clave_drift_evalue_log10{endpoint="churn",model_name="churn",model_version="1",scope="input"}' in text
+    assert 'clave_estimated_performance{endpoint="churn",metric="auc",model_name="churn",model_version="1"}' in text

@@ -12,7 +12,9 @@ from clave_contracts.events import PredictionRecord
 from clave_contracts.monitor import FeedbackResult
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-_MODEL = ("model_name", "model_version")
+from clave_monitor.storage.records import Key
+
+_MODEL = ("endpoint", "model_name", "model_version")
 _FEATURES_MAX = 100
 _DELAYS_S = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000)
 
@@ -94,27 +96,27 @@ class Metrics:
         self._feedback.labels("duplicate").inc(result.duplicates)
         self._feedback.labels("refused").inc(len(result.refused))
 
-    def label_delays(self, model: str, version: int, delays_s: Sequence[float]) -> None:
+    def label_delays(self, key: Key, delays_s: Sequence[float]) -> None:
         """Observe how long outcomes took."""
-        child = self._delay.labels(model, version)
+        child = self._delay.labels(*_who(key))
         for delay_s in delays_s:
             child.observe(max(0.0, delay_s))
 
-    def alarm(self, model: str, version: int, scope: str) -> None:
+    def alarm(self, key: Key, scope: str) -> None:
         """Count an alarm."""
-        self._alarms.labels(model, version, scope).inc()
+        self._alarms.labels(*_who(key), scope).inc()
 
-    def violation(self, model: str, version: int, *, feature: str, check: str) -> None:
+    def violation(self, key: Key, *, feature: str, check: str) -> None:
         """Count a data-quality violation."""
-        self._quality.labels(model, version, feature, check).inc()
+        self._quality.labels(*_who(key), feature, check).inc()
 
-    def decided(self, model: str, version: int, *, decision: str, reason: str) -> None:
+    def decided(self, key: Key, *, decision: str, reason: str) -> None:
         """Count a decision."""
-        self._decisions.labels(model, version, decision, reason).inc()
+        self._decisions.labels(*_who(key), decision, reason).inc()
 
-    def show(self, model: str, version: int, report: dict[str, Any], *, period_s: float) -> None:
+    def show(self, key: Key, report: dict[str, Any], *, period_s: float) -> None:
         """Show a monitor's report in the gauges."""
-        who = (model, str(version))
+        who = _who(key)
         self._window_rows.labels(*who).set(report.get("window_rows", 0))
         self._period.labels(*who).set(period_s)
         if report.get("at"):
@@ -130,7 +132,7 @@ class Metrics:
             for metric, gap in figures.get("gaps", {}).items():
                 self._fairness.labels(*who, metric, attribute).set(gap)
 
-    def _show_performance(self, who: tuple[str, str], figures: dict[str, Any]) -> None:
+    def _show_performance(self, who: tuple[str, str, str], figures: dict[str, Any]) -> None:
         kinds = (("estimated", self._estimated), ("realised", self._realised), ("reference", self._reference))
         for kind, gauge in kinds:
             for metric, value in figures.get(kind, {}).items():
@@ -140,16 +142,19 @@ class Metrics:
         self._harm_limit.labels(*who).set(figures.get("harm_limit_log10", 5.0))
         self._coverage.labels(*who).set(figures.get("label_coverage", 0.0))
 
-    def waiting(self, model: str, version: int, rows: int) -> None:
+    def waiting(self, key: Key, rows: int) -> None:
         """Show how many rows wait for a window."""
-        self._waiting_rows.labels(model, str(version)).set(rows)
+        self._waiting_rows.labels(*_who(key)).set(rows)
 
-    def keep_only(self, versions: set[tuple[str, str]]) -> None:
+    def keep_only(self, keys: set[Key]) -> None:
         """Remove the gauges of versions that are gone."""
+        kept = {_who(key) for key in keys}
         for gauge in self._gauges:
             for metric in list(gauge.collect()):
                 for sample in metric.samples:
-                    values = tuple(sample.labels[name] for name in sample.labels)
-                    who = (sample.labels["model_name"], sample.labels["model_version"])
-                    if who not in versions:
-                        gauge.remove(*values)
+                    if tuple(sample.labels[name] for name in _MODEL) not in kept:
+                        gauge.remove(*sample.labels.values())
+
+
+def _who(key: Key) -> tuple[str, str, str]:
+    return key.endpoint, key.model, str(key.model_version)

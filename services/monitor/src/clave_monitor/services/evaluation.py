@@ -82,7 +82,7 @@ class Evaluation:
             waiting = await predictions.waiting(tx)
             endpoints = {row.name: row for row in await monitors.all_endpoints(tx)}
         for one in waiting:
-            self._metrics.waiting(one.key.model, one.key.model_version, one.rows)
+            self._metrics.waiting(one.key, one.rows)
         return [one.key for one in waiting if _is_due(one, endpoints.get(one.key.endpoint), now)]
 
     async def evaluate(self, key: Key, *, force: bool = False) -> int:
@@ -119,8 +119,7 @@ class Evaluation:
         async with self._database.transaction() as tx:
             live = [row for row in await monitors.all_endpoints(tx) if row.live is not None]
             stored = {row.key: row for row in await monitors.all_monitors(tx)}
-        versions = {(row.live_model or "", str(row.live_version)) for row in live}
-        self._metrics.keep_only(versions)
+        self._metrics.keep_only({row.live for row in live if row.live is not None})
         for endpoint in live:
             monitor = stored.get(endpoint.live) if endpoint.live else None
             if monitor is not None and monitor.report and _has_cause(restored(monitor.state), endpoint):
@@ -139,9 +138,7 @@ class Evaluation:
 
     def _count(self, key: Key, decision: Decision | None) -> None:
         if decision is not None:
-            self._metrics.decided(
-                key.model, key.model_version, decision=decision.outcome.value, reason=decision.reason.value
-            )
+            self._metrics.decided(key, decision=decision.outcome.value, reason=decision.reason.value)
 
     async def _round(self, key: Key, reference: Reference, *, force: bool, namespace: str | None) -> Round:
         async with self._database.transaction() as tx:
@@ -155,7 +152,7 @@ class Evaluation:
             if work.windows or work.labels or force:
                 await self._conclude(tx, work)
         if work.windows or work.labels or force:
-            self._metrics.show(key.model, key.model_version, work.report, period_s=work.policy.window_s_max)
+            self._metrics.show(key, work.report, period_s=work.policy.window_s_max)
         return work
 
     async def _close_windows(self, tx: Transaction, work: Round, *, force: bool) -> None:
@@ -192,15 +189,14 @@ class Evaluation:
         work.more = True
 
     def _take_look(self, work: Round, look: looks.WindowLook, *, rows: int) -> None:
-        model, version = work.key.model, work.key.model_version
         work.state, work.last_look = look.state, look
         work.windows += 1
         work.rows += rows
         work.newly_gated |= set(look.newly_gated)
         for scope in look.newly_fired:
-            self._metrics.alarm(model, version, scope.value)
+            self._metrics.alarm(work.key, scope.value)
         for violation in look.violations:
-            self._metrics.violation(model, version, feature=violation.column, check=violation.check.value)
+            self._metrics.violation(work.key, feature=violation.column, check=violation.check.value)
         work.report |= {
             "at": work.at.isoformat(),
             "window_rows": rows,
@@ -236,10 +232,8 @@ class Evaluation:
         work.labels = len(rows)
         work.more = work.more or len(rows) == _LABELS_PER_ROUND
         if judged.newly_harmed:
-            self._metrics.alarm(work.key.model, work.key.model_version, "residual")
-        self._metrics.label_delays(
-            work.key.model, work.key.model_version, [_delay_s(row) for row in rows if row.labelled_at]
-        )
+            self._metrics.alarm(work.key, "residual")
+        self._metrics.label_delays(work.key, [_delay_s(row) for row in rows if row.labelled_at])
 
     async def _conclude(self, tx: Transaction, work: Round) -> None:
         """Bring the report up to date, raise what has to be raised, and decide."""
