@@ -138,7 +138,7 @@ def _show_summary(summary: dict[str, Any], timeline: "Timeline") -> None:
         ("calm stretch", f"{calm['outcomes']} outcomes, {_compared(calm)}: no alarm"),
         ("shifted mix", f"{shifted['outcomes']} outcomes, {_compared(shifted)}"),
         ("drift named in", ", ".join(summary["drifted_features"])),
-        ("decision", summary["decision"]),
+        ("decision", f"retrain: {summary['decision']}"),
         ("promoted", f"v{summary['live_version']} instead of v{summary['first_version']}"),
         ("refused", "; ".join(summary["refused_reasons"])),
         (
@@ -153,12 +153,9 @@ def _show_summary(summary: dict[str, Any], timeline: "Timeline") -> None:
 
 
 def _compared(figures: dict[str, Any]) -> str:
-    reference = figures["reference"]
-    return ", ".join(
-        f"{name} {value:.3f} (reference {reference[name]:.3f})"
-        for name, value in figures["realised"].items()
-        if name in reference
-    )
+    from clave.demo.watching import compare_to_reference  # noqa: PLC0415
+
+    return compare_to_reference(figures["realised"], figures["reference"])
 
 
 def _show_next(summary: dict[str, Any], *, data_dir: Path | None, url: str | None, running: bool) -> None:

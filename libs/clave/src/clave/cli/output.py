@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _KIB = 1024
+_PIPED_WIDTH = 200
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
@@ -26,7 +27,7 @@ def talk() -> "Console":
     """The console for everything that is not data (stderr)."""
     from rich.console import Console  # noqa: PLC0415 - `clave --help` does without
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _PIPED_WIDTH)
 
 
 @cache
@@ -35,8 +36,7 @@ def stdout() -> "Console":
     from rich.console import Console  # noqa: PLC0415 - `clave --help` does without
 
     # Data that is piped must not be cut to the width of a terminal that is not there.
-    width = None if sys.stdout.isatty() else 160
-    return Console(highlight=False, width=width)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
 def say(text: str) -> None:

@@ -96,7 +96,7 @@ async def watch_run(stage: Stage, run_id: str) -> Run:
             return run if run.status in _OVER else None
 
         # A canary takes its time by design; the run's own steps carry the tighter limits.
-        return await until(look, patience_s=stage.plan.patience_s * 3, what=f"run {run_id} to end")
+        return await until(look, patience_s=stage.plan.patience_s * 2, what=f"run {run_id} to end")
 
 
 def expect_success(run: Run) -> Run:

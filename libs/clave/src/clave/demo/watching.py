@@ -12,6 +12,7 @@ from clave.failures import Failure
 
 _WINDOWS_MIN = 2
 _FEATURES_TOLD = 8
+_METRICS_TOLD = ("error", "log_loss", "auc")
 _JUST_NOW = timedelta(seconds=5)
 
 
@@ -78,9 +79,9 @@ async def shift(stage: Stage, application: Application) -> tuple[Decision, Repor
         )
     stage.timeline.mark("decided_to_retrain")
     report = await stage.admin.report(endpoint)
-    tell_report(stage, report, "harm is shown by real outcomes")
+    tell_report(stage, report, "harm is shown by real outcomes", features=False)
     stage.timeline.line(
-        f"the monitor decided by itself to retrain: {decision.reason}",
+        f"the monitor decided by itself to retrain: {decision.reason.replace('_', ' ')}",
         style="bold",
         decision=decision.model_dump(mode="json"),
     )
@@ -92,19 +93,25 @@ async def _retraining_decision(stage: Stage) -> Decision | None:
     return next((item for item in page.decisions if item.decision == "retrain"), None)
 
 
-def tell_report(stage: Stage, report: Report, verdict: str) -> None:
-    """Tell a report: its state, performance against the reference, and the features that moved."""
-    realised, reference = report.performance.realised, report.performance.reference
-    compared = ", ".join(
-        f"{name} {value:.3f} (reference {reference[name]:.3f})" for name, value in realised.items() if name in reference
+def compare_to_reference(realised: dict[str, float], reference: dict[str, float]) -> str:
+    """Write the chosen figures beside those of the version's own test split."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {realised[name]:.3f} (reference {reference[name]:.3f})"
+        for name in _METRICS_TOLD
+        if name in realised and name in reference
     )
+
+
+def tell_report(stage: Stage, report: Report, verdict: str, *, features: bool = True) -> None:
+    """Tell a report: its state, performance against the reference, and the features that moved."""
+    compared = compare_to_reference(report.performance.realised, report.performance.reference)
     stage.timeline.line(
         f"{verdict}: v{report.model_version} is '{report.state}' after {report.rows} rows in {report.windows} windows, "
         f"{report.performance.labels} outcomes; {compared}",
         report=report.model_dump(mode="json"),
     )
     moved = sorted((item for item in report.features if item.drifted), key=lambda item: -item.effect)
-    for item in moved[:_FEATURES_TOLD]:
+    for item in moved[:_FEATURES_TOLD] if features else []:
         stage.timeline.line(
             f"  drifted: {item.feature:<18} moved by {item.effect:.2f} (at least {item.effect_low:.2f}), "
             f"PSI {item.psi:.2f}"

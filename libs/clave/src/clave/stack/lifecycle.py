@@ -76,16 +76,8 @@ def start(
     layout.create()
     with _alone(layout):
         running = _running(layout)
-        if running is not None:
-            supervisor, passwords, ports = running
-            if port is not None and port != ports.public:
-                raise EnvironmentFailure(
-                    f"The stack of {layout.root} already runs on port {ports.public}.",
-                    remedy=f"Use it there, or `clave down` first and `clave up --port {port}` then.",
-                )
-            _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
-            _connect(layout, ports, services)
-            return Started(already_running=True, ports=ports, seconds=time.monotonic() - began)
+        if running is not None and not _is_half_started(running[0]):
+            return _join(layout, running, port=port, services=services, timeout_s=timeout_s, began=began)
         _clear_leftovers(layout, tell)
         passwords = ensure_secrets(layout.secrets, services)
         ports = _choose_ports(layout, port, services, tell)
@@ -99,6 +91,32 @@ def start(
             raise
         _connect(layout, ports, services)
     return Started(already_running=False, ports=ports, seconds=time.monotonic() - began)
+
+
+def _join(
+    layout: Layout,
+    running: tuple[Supervisor, Passwords, PortPlan],
+    *,
+    port: int | None,
+    services: tuple[str, ...],
+    timeout_s: float,
+    began: float,
+) -> Started:
+    """Find the stack up: wait until it is healthy, change nothing."""
+    supervisor, passwords, ports = running
+    if port is not None and port != ports.public:
+        raise EnvironmentFailure(
+            f"The stack of {layout.root} already runs on port {ports.public}.",
+            remedy=f"Use it there, or `clave down` first and `clave up --port {port}` then.",
+        )
+    _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
+    _connect(layout, ports, services)
+    return Started(already_running=True, ports=ports, seconds=time.monotonic() - began)
+
+
+def _is_half_started(supervisor: Supervisor) -> bool:
+    """Say whether an `up` was interrupted before it had started everything."""
+    return any(state.state == "STOPPED" for state in supervisor.states().values())
 
 
 def stop(layout: Layout) -> int:
