@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import orjson
 from clave_common.access import Caller, governed
-from clave_common.pages import PageSize, PageToken, decode_token, encode_token, page_size
+from clave_common.pages import PageSize, PageToken, decode_token, encode_token
+from clave_common.pages import page_size as bounded
 from clave_contracts.gateway import API, AuditPage, AuditRecord, AuditVerification
 from clave_contracts.schema import Answer
 from fastapi import APIRouter, Path, Query
@@ -56,13 +57,13 @@ def audit_router(service: AuditService) -> APIRouter:
         resource: Filter = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        size: PageSize = 50,
+        page_size: PageSize = 50,
         page_token: PageToken = None,
     ) -> AuditPage:
         """Search the log, newest first; `resource` matches from its start."""
         query = f"audit:{actor}:{action}:{resource}:{since}:{until}"
         before = int(decode_token(page_token, query=query)[0]) if page_token else None
-        limit = page_size(size)
+        limit = bounded(page_size)
         wanted = AuditSearch(actor=actor, action=action, resource=resource, since=since, until=until)
         rows = await service.search(caller, wanted, before=before, limit=limit + 1)
         token = encode_token([rows[limit - 1].index], query=query) if len(rows) > limit else ""

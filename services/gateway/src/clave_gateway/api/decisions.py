@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from clave_common.access import Caller, governed
-from clave_common.pages import PageSize, page_size
+from clave_common.pages import PageSize
+from clave_common.pages import page_size as bounded
 from clave_contracts.gateway import API
 from clave_contracts.schema import Answer
 from fastapi import APIRouter, Path
@@ -118,11 +119,11 @@ def decisions_router(service: DecisionService) -> APIRouter:
         subject: str | None = None,
         action: str | None = None,
         allow: bool | None = None,  # noqa: FBT001 - a query parameter, named by its callers
-        size: PageSize = 50,
+        page_size: PageSize = 50,
     ) -> DecisionPage:
         """List recent decisions: every denial, every full-audit allow, a sample of the others."""
         wanted = DecisionSearch(subject=subject, action=action, allow=allow)
-        rows = await service.recent(wanted, limit=page_size(size))
+        rows = await service.recent(wanted, limit=bounded(page_size))
         return DecisionPage(decisions=[_view(row) for row in rows])
 
     @router.get("/{decision_id}")

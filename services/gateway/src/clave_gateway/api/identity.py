@@ -7,7 +7,8 @@ from clave_common.access import Caller, governed
 from clave_common.access.enforcement import Access
 from clave_common.database import Database
 from clave_common.idempotency import answer_once
-from clave_common.pages import PageSize, PageToken, decode_token, encode_token, page_size
+from clave_common.pages import PageSize, PageToken, decode_token, encode_token
+from clave_common.pages import page_size as bounded
 from clave_contracts.gateway import API, Key, KeyCreate, KeyPage, NewKey, WhoAmI
 from clave_contracts.schema import Answer, Request
 from fastapi import APIRouter, Path
@@ -155,11 +156,11 @@ def keys_router(service: KeyService, database: Database) -> APIRouter:
     @router.get("/keys")
     async def list_keys(
         caller: Caller = governed("admin:key.list", resource_id="keys"),
-        size: PageSize = 50,
+        page_size: PageSize = 50,
         page_token: PageToken = None,
     ) -> KeyPage:
         """List keys without their secrets, newest first."""
-        limit = page_size(size)
+        limit = bounded(page_size)
         after = None
         if page_token:
             created_at, key_id = decode_token(page_token, query=_KEYS_QUERY)
@@ -206,10 +207,10 @@ def bindings_router(service: BindingService) -> APIRouter:
 
     @router.get("/bindings")
     async def list_bindings(
-        caller: Caller = governed("admin:binding.list", resource_id="bindings"), size: PageSize = 200
+        caller: Caller = governed("admin:binding.list", resource_id="bindings"), page_size: PageSize = 200
     ) -> BindingPage:
         """List bindings, newest first."""
-        rows = await service.list_bindings(caller, limit=page_size(size))
+        rows = await service.list_bindings(caller, limit=bounded(page_size))
         return BindingPage(bindings=[_binding(row) for row in rows])
 
     @router.delete("/bindings/{binding_id}", status_code=204)
@@ -260,10 +261,10 @@ def principals_router(service: PrincipalService, access: Access) -> APIRouter:
 
     @router.get("/principals")
     async def principals(
-        caller: Caller = governed("admin:binding.list", resource_id="principals"), size: PageSize = 200
+        caller: Caller = governed("admin:binding.list", resource_id="principals"), page_size: PageSize = 200
     ) -> PrincipalPage:
         """List principals by id."""
-        rows = await service.list_principals(caller, limit=page_size(size))
+        rows = await service.list_principals(caller, limit=bounded(page_size))
         return PrincipalPage(principals=[_principal(row) for row in rows])
 
     @router.patch("/principals/{principal_id}")

@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from clave_common.access import Caller, governed
-from clave_common.pages import PageSize, page_size
+from clave_common.pages import PageSize
+from clave_common.pages import page_size as bounded
 from clave_contracts.gateway import API
 from clave_contracts.schema import Answer, Request
 from fastapi import APIRouter, Path
@@ -79,10 +80,10 @@ def policies_router(service: PolicyService) -> APIRouter:
     @router.get("")
     async def list_policies(
         caller: Caller = governed("policy:bundle.read", resource_id="policies"),  # noqa: ARG001
-        size: PageSize = 50,
+        page_size: PageSize = 50,
     ) -> PolicyPage:
         """List policies, newest first."""
-        active, rows = await service.list_policies(limit=page_size(size))
+        active, rows = await service.list_policies(limit=bounded(page_size))
         return PolicyPage(active=active, policies=[_summary(row) for row in rows])
 
     @router.get("/{version}")
