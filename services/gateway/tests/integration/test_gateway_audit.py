@@ -1,0 +1,161 @@
+"""Tampering with the audit log, at the database itself, is refused or found and named."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import rfc8785
+from clave_common.clock import SystemClock
+from clave_common.database import Database
+from clave_common.migrations import migrate
+from clave_common.streams import Entry
+from clave_contracts.events import AuditEntry
+from clave_gateway.domain.checkpoints import read_checkpoint
+from clave_gateway.domain.merkle import leaf_hash, root_from_inclusion
+from clave_gateway.domain.verification import Damage
+from clave_gateway.runtime.sequencer import Sequencer, Witness
+from clave_gateway.services.audit import AuditService
+from clave_gateway.signing import GatewaySigner
+from clave_gateway.storage.tables import metadata
+from clave_testing.servers import superuser_url
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Log:
+    """A log of thirty entries with a checkpoint at twenty."""
+
+    sequencer: Sequencer
+    service: AuditService
+    url: str
+    witness: Path
+    entries: list[Entry]
+
+    def tamper(self, *statements: str) -> None:
+        """Do what only a superuser can: switch the triggers off first."""
+        with psycopg.connect(superuser_url(self.url)) as connection:
+            connection.execute("set session_replication_role = replica")
+            for statement in statements:
+                connection.execute(statement)
+
+
+def entry(number: int) -> Entry:
+    made = AuditEntry(
+        id=f"aud_{number:04d}", service="registry", actor="user:anna", action="registry:model.create",
+        resource=f"models/m{number}", details={"n": number},
+    )  # fmt: skip
+    return Entry("clave.audit", f"{number}-0".encode(), made.id, made.model_dump_json().encode())
+
+
+@pytest.fixture
+async def log(service_database: Callable[[str], str], secrets_dir: Path, tmp_path: Path) -> AsyncIterator[Log]:
+    url = service_database("gateway")
+    migrate(url=url, package="clave_gateway", metadata=metadata)
+    database = Database(url, metadata, service="gateway")
+    signer, witness = GatewaySigner.from_file(secrets_dir / "gateway.pem"), Witness(tmp_path / "witness")
+    sequencer = Sequencer(database, signer, witness, origin="clave/test", clock=SystemClock())
+    entries = [entry(number) for number in range(30)]
+    await sequencer.append(entries[:20])
+    await sequencer.checkpoint()
+    await sequencer.append(entries[15:])  # five of them for the second time
+    service = AuditService(database, None, signer, witness, sequencer)  # type: ignore[arg-type]
+    yield Log(sequencer, service, url, tmp_path / "witness", entries)
+    await database.close()
+
+
+async def test_entries_are_in_once_and_in_order(log: Log) -> None:
+    found = await log.service.verify()
+    assert (found.damage, found.size) == (None, 30)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update gateway.audit_log set actor = 'x'",
+        "delete from gateway.audit_log",
+        "truncate gateway.audit_log",
+        "delete from gateway.audit_checkpoints",
+    ],
+)
+async def test_the_gateways_own_role_cannot_change_the_log(log: Log, statement: str) -> None:
+    with psycopg.connect(log.url) as connection, pytest.raises(psycopg.errors.RaiseException):
+        connection.execute(statement)
+
+
+async def test_an_altered_entry_is_found(log: Log) -> None:
+    log.tamper("update gateway.audit_log set canonical = '{}' where index = 7")
+    found = await log.service.verify()
+    assert (found.damage, found.first_bad) == (Damage.ALTERED, 7)
+
+
+async def test_an_altered_entry_with_its_hash_made_to_fit_is_found(log: Log) -> None:
+    forged = rfc8785.dumps({**json.loads(log.entries[7].body), "actor": "user:mallory"})
+    with psycopg.connect(superuser_url(log.url)) as connection:
+        connection.execute("set session_replication_role = replica")
+        connection.execute(
+            "update gateway.audit_log set canonical = %s, leaf_hash = %s where index = 7", (forged, leaf_hash(forged))
+        )
+    found = await log.service.verify()
+    assert (found.damage, found.first_bad) == (Damage.ALTERED, 7)
+
+
+async def test_a_deleted_entry_is_found(log: Log) -> None:
+    log.tamper("delete from gateway.audit_log where index = 11")
+    found = await log.service.verify()
+    assert (found.damage, found.first_bad) == (Damage.GAP, 11)
+
+
+async def test_a_cut_end_is_found(log: Log) -> None:
+    log.tamper("delete from gateway.audit_log where index >= 18")
+    found = await log.service.verify()
+    assert (found.damage, found.first_bad) == (Damage.TRUNCATED, 18)
+
+
+async def test_reordered_entries_are_found(log: Log) -> None:
+    log.tamper(
+        "update gateway.audit_log set index = -1 where index = 3",
+        "update gateway.audit_log set index = 3 where index = 4",
+        "update gateway.audit_log set index = 4 where index = -1",
+    )
+    found = await log.service.verify()
+    assert (found.damage, found.first_bad) == (Damage.ALTERED, 3)
+
+
+async def test_a_forged_checkpoint_does_not_count_and_is_mentioned(log: Log) -> None:
+    note = next(log.witness.glob("*.note")).read_text()
+    (log.witness / "00000000000000000099.note").write_text(note.replace("\n20\n", "\n99\n"))
+    found = await log.service.verify()
+    assert found.damage is None
+    assert "1 checkpoints" in found.detail
+
+
+async def test_an_entry_is_proven_offline(log: Log) -> None:
+    proof = await log.service.prove("aud_0013")
+    signer = log.sequencer._signer
+    checkpoint = read_checkpoint(proof.checkpoint, public_key=proof.public_key, verify=signer.verifies)
+    assert leaf_hash(proof.canonical) == proof.leaf
+    assert json.loads(proof.canonical)["resource"] == "models/m13"
+    assert root_from_inclusion(proof.leaf, proof.index, proof.size, proof.proof) == checkpoint.root
+
+
+async def test_two_sequencers_at_once_keep_one_order(log: Log) -> None:
+    fresh = [entry(number) for number in range(100, 160)]
+    await asyncio.gather(*(log.sequencer.append(fresh[start : start + 20]) for start in (0, 10, 20, 30, 40)))
+    found = await log.service.verify()
+    assert (found.damage, found.size) == (None, 90)
+
+
+async def test_what_is_no_audit_entry_is_left_out(log: Log) -> None:
+    await log.sequencer.append(
+        [
+            Entry("clave.audit", b"1-1", "bad1", b"not json"),
+            Entry("clave.audit", b"1-2", "bad2", b"{}"),
+            Entry("clave.audit", b"1-3", "bad3", b'{"time": 5}'),
+        ]
+    )
+    assert (await log.service.verify()).size == 30
