@@ -1,4 +1,4 @@
-"""`python -m clave_gateway serve | migrate | policy-test`."""
+"""`python -m clave_gateway serve | migrate | policy-test | policy-page`."""
 
 import argparse
 import asyncio
@@ -12,7 +12,8 @@ from clave_common.serve import serve
 
 from clave_gateway.app import SERVICE, Settings, create_app
 from clave_gateway.policy_cases import CaseReport, run_case_file
-from clave_gateway.policy_files import shipped_policy_dir
+from clave_gateway.policy_files import read_policy, shipped_policy_dir
+from clave_gateway.policy_page import policy_page
 from clave_gateway.storage.tables import metadata
 
 
@@ -27,7 +28,11 @@ def main() -> int:
     test.add_argument("--data", type=Path, help="data to decide by; the cases file names its own")
     test.add_argument("--policy", type=Path, default=shipped_policy_dir() / "clave", help="folder of .rego files")
     test.add_argument("--engine", choices=("embedded", "opa"), default="embedded")
+    commands.add_parser("policy-page", help="print the page 'Who may do what'")
     arguments = parser.parse_args()
+    if arguments.command == "policy-page":
+        sys.stdout.write(policy_page(read_policy(shipped_policy_dir()).data))
+        return 0
     if arguments.command == "policy-test":
         return _policy_test(arguments)
     settings = Settings()
