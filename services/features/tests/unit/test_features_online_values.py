@@ -81,3 +81,18 @@ def test_entity_keys_never_collide():
         ("e\u0301",),
     ]
     assert len({entity_key(key) for key in keys}) == len(keys)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(rows())
+def test_columns_say_the_same_as_rows(case):
+    schema, row = case
+    columns = schema.decode_columns([schema.encode(row), None, b"", b"\x02" + schema.encode(row)[1:]])
+    assert columns.valid.tolist() == [True, False, False, False]
+    assert columns.event_ts_us[0] == row.event_ts_us
+    for at, ((_, dtype, _), value) in enumerate(zip(schema.fields, row.values, strict=True)):
+        number = columns.numbers(at)[0]
+        if value is None:
+            assert math.isnan(number)
+        elif dtype is not Dtype.STRING:
+            assert _same(float(number), float(value))

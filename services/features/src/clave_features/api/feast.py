@@ -7,7 +7,6 @@ history, too. Bodies are read whatever their content type says.
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -23,6 +22,7 @@ from clave_features.api.uploads import written_table
 from clave_features.domain.definitions import FeatureRef, Repository, View
 from clave_features.domain.dtypes import Value
 from clave_features.domain.errors import TableMalformed
+from clave_features.domain.times import from_us
 from clave_features.services.catalogue import Catalogues
 from clave_features.services.ingestion import Ingestion
 from clave_features.services.online import OnlineReads, RawColumn
@@ -150,7 +150,7 @@ def _answer(body: OnlineFeaturesRequest, columns: Sequence[RawColumn], catalogue
             {
                 "values": [_json_value(value) for value in column.values],
                 "statuses": [str(status) for status in column.statuses],
-                "event_timestamps": [_time(at) for at in column.event_times],
+                "event_timestamps": [_time(at) for at in column.event_times_us],
             }
         )
     metadata: dict[str, Any] = {"feature_names": names}
@@ -167,9 +167,10 @@ def _json_value(value: Value) -> Value:
     return value
 
 
-def _time(at: datetime | None) -> str:
-    if at is None:
+def _time(microseconds: int | None) -> str:
+    if microseconds is None:
         return _EPOCH
+    at = from_us(microseconds)
     plain = at.strftime("%Y-%m-%dT%H:%M:%S")
     if not at.microsecond:
         return plain + "Z"

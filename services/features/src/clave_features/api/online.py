@@ -1,5 +1,6 @@
 """The compact online read: one row per entity, float32 as the model reads it."""
 
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from clave_features.api.purposes import require_features
+from clave_features.domain.times import from_us
 from clave_features.services.catalogue import Catalogues
-from clave_features.services.online import ModelRows, OnlineReads
+from clave_features.services.online import Found, ModelRows, OnlineReads
 
 
 def online_router(reads: OnlineReads, catalogues: Catalogues) -> APIRouter:
@@ -38,9 +40,13 @@ def render(rows: ModelRows) -> bytes:
     """Write the answer as JSON; float32 in its shortest form, missing as null."""
     answer: dict[str, Any] = {
         "columns": rows.columns,
-        "views": [found.view.name for found in rows.found],
+        "views": [found.read.view.name for found in rows.found],
         "values": np.ascontiguousarray(rows.values),
         "statuses": list(zip(*(found.statuses for found in rows.found), strict=True)),
-        "event_times": list(zip(*(found.event_times() for found in rows.found), strict=True)),
+        "event_times": list(zip(*(_times(found) for found in rows.found), strict=True)),
     }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
+
+
+def _times(found: Found) -> list[datetime | None]:
+    return [None if at is None else from_us(at) for at in found.event_times_us()]

@@ -29,7 +29,8 @@ def read_keys(
     Raises:
         EntityKeysInvalid: A column is missing, unknown, ragged, empty, too long or of another type.
     """
-    wanted = {name for entity in entities for name in entity.key_names}
+    distinct = {entity.name: entity for entity in entities}
+    wanted = {name for entity in distinct.values() for name in entity.key_names}
     missing, unknown = sorted(wanted - set(columns)), sorted(set(columns) - wanted)
     if missing or unknown:
         raise EntityKeysInvalid(
@@ -38,16 +39,16 @@ def read_keys(
             unknown=unknown,
         )
     lengths = {len(values) for values in columns.values()}
-    if len(lengths) != 1 or not lengths <= set(range(1, rows_max + 1)):
+    if len(lengths) != 1 or not 1 <= min(lengths) <= rows_max:
         raise EntityKeysInvalid(
             f"Key columns need equal lengths between 1 and {rows_max}, not {sorted(lengths)}.", limit=rows_max
         )
     read = {
         name: [_part(value, dtype, name) for value in columns[name]]
-        for entity in entities
+        for entity in distinct.values()
         for name, dtype in entity.keys
     }
-    return {entity.name: _packed([read[name] for name in entity.key_names]) for entity in entities}
+    return {name: _packed([read[key] for key in entity.key_names]) for name, entity in distinct.items()}
 
 
 def _packed(columns: Sequence[Sequence[int | str | None]]) -> list[bytes | None]:

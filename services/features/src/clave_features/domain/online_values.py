@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from clave_features.domain.definitions import View
 from clave_features.domain.dtypes import Dtype, Value
 
@@ -39,6 +42,15 @@ _CODES: Final = {
     Dtype.BOOL: "B",
     Dtype.CATEGORY: "H",
     Dtype.STRING: "I",
+}
+_NUMPY: Final = {
+    Dtype.FLOAT64: "<f8",
+    Dtype.FLOAT32: "<f4",
+    Dtype.INT64: "<i8",
+    Dtype.TIMESTAMP: "<i8",
+    Dtype.BOOL: "u1",
+    Dtype.CATEGORY: "<u2",
+    Dtype.STRING: "<u4",
 }
 
 
@@ -69,6 +81,7 @@ class OnlineSchema:
 
     fields: tuple[tuple[str, Dtype, tuple[str, ...]], ...]
     digest: bytes = field(init=False)
+    packed: "np.dtype[np.void]" = field(init=False, repr=False, compare=False)
     _fixed: struct.Struct = field(init=False, repr=False, compare=False)
     _null_bytes: int = field(init=False, repr=False, compare=False)
 
@@ -78,6 +91,13 @@ class OnlineSchema:
         object.__setattr__(self, "digest", sha256(described.encode()).digest()[:HASH_BYTES])
         object.__setattr__(self, "_fixed", struct.Struct("<" + codes))
         object.__setattr__(self, "_null_bytes", (len(self.fields) + 7) // 8)
+        object.__setattr__(self, "packed", self._packed())
+
+    def _packed(self) -> "np.dtype[np.void]":
+        head = [("format", "u1"), ("digest", "V8"), ("event", ">u8"), ("created", ">u8"), ("seq", ">u8")]
+        nulls = [("nulls", "u1", ((len(self.fields) + 7) // 8,))]
+        fixed = [(f"v{position}", _NUMPY[dtype]) for position, (_, dtype, _) in enumerate(self.fields)]
+        return np.dtype([*head, *nulls, *fixed])
 
     @classmethod
     def of(cls, view: View) -> "OnlineSchema":
@@ -120,6 +140,13 @@ class OnlineSchema:
         values = self._values(numbers, nulls, blob, start + self._fixed.size)
         return OnlineRow(event - _BIAS, created - _BIAS if created else None, seq, values)
 
+    def decode_columns(self, blobs: Sequence[bytes | None]) -> "OnlineColumns":
+        """Unpack many rows at once; an absent blob, or one of another format or schema, is not valid."""
+        size = self.packed.itemsize
+        absent = bytes(size)
+        parts = [absent if blob is None or len(blob) < size else blob[:size] for blob in blobs]
+        return OnlineColumns(self, np.frombuffer(b"".join(parts), dtype=self.packed))
+
     def _values(self, numbers: Sequence[Value], nulls: int, blob: bytes, tail: int) -> tuple[Value, ...]:
         if not nulls and not any(dtype in _CONVERTED for _, dtype, _ in self.fields):
             return tuple(numbers)
@@ -134,6 +161,34 @@ class OnlineSchema:
                 value = bool(number)
             values.append(None if nulls >> position & 1 else value)
         return tuple(values)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineColumns:
+    """Many packed rows, read column by column; texts are left out."""
+
+    schema: OnlineSchema
+    rows: npt.NDArray[np.void]
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Whether there is a row of this schema, shape (rows,)."""
+        same = self.rows["digest"] == np.void(self.schema.digest)
+        valid: npt.NDArray[np.bool_] = same & (self.rows["format"] == FORMAT)
+        return valid
+
+    @property
+    def event_ts_us(self) -> npt.NDArray[np.int64]:
+        """Microseconds since 1970, shape (rows,); meaningless where not valid."""
+        return (self.rows["event"].astype(np.uint64) ^ np.uint64(_BIAS)).view(np.int64)
+
+    def numbers(self, position: int) -> npt.NDArray[np.float64]:
+        """One field as the float64 that a model input is rounded from, shape (rows,); NaN where null."""
+        values: npt.NDArray[np.float64] = self.rows[f"v{position}"].astype(np.float64)
+        bits = self.rows["nulls"][:, position // 8]
+        if bits.any():
+            values[(bits >> (position % 8) & 1).astype(np.bool_)] = np.nan
+        return values
 
 
 _CONVERTED: Final = frozenset({Dtype.STRING, Dtype.BOOL})

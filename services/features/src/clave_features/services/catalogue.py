@@ -16,6 +16,7 @@ from clave_features.domain.definitions import Repository
 from clave_features.domain.digests import digest_of
 from clave_features.domain.errors import CatalogueNotLoaded, DefinitionConflict, DefinitionInvalid
 from clave_features.domain.online_values import OnlineSchema
+from clave_features.domain.read_plan import ReadPlan, ViewRead, read_plan, view_read
 from clave_features.storage import batches, definitions
 from clave_features.storage.definitions import DefinitionRow
 
@@ -42,6 +43,28 @@ class Catalogue:
     revision: int
     repository: Repository
     rows: dict[tuple[str, str], DefinitionRow] = field(default_factory=dict)
+    _plans: dict[str, ReadPlan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _reads: dict[str, ViewRead] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def plan(self, service: str) -> ReadPlan:
+        """Give the plan to read a feature service online.
+
+        Raises:
+            ServiceNotFound: There is no such feature service.
+        """
+        if service not in self._plans:
+            self._plans[service] = read_plan(self.repository, self.repository.service(service))
+        return self._plans[service]
+
+    def view_read(self, view: str) -> ViewRead:
+        """Give the plan to read whole rows of a view online.
+
+        Raises:
+            ViewNotFound: There is no such view.
+        """
+        if view not in self._reads:
+            self._reads[view] = view_read(self.repository, view)
+        return self._reads[view]
 
     def version(self, view: str) -> int:
         """Version of a view's definition."""

@@ -2,25 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from clave_common.clock import Clock
 
-from clave_features.domain.definitions import Entity, FeatureRef, View
+from clave_features.domain.definitions import FeatureRef
 from clave_features.domain.dtypes import Dtype, Value
 from clave_features.domain.entity_keys import read_keys
 from clave_features.domain.on_demand import computed
-from clave_features.domain.online_values import OnlineRow, OnlineSchema
+from clave_features.domain.online_values import OnlineColumns
 from clave_features.domain.point_in_time import Status
-from clave_features.domain.times import from_us, to_us
+from clave_features.domain.read_plan import ViewRead
+from clave_features.domain.times import to_us
 from clave_features.runtime.online_store import OnlineStore
 from clave_features.services.catalogue import Catalogues
 
-_SCHEMAS_MAX: Final = 1_024
+_NOT_FOUND, _OUTSIDE_MAX_AGE, _PRESENT = range(3)
+_STATUSES: Final = (Status.NOT_FOUND, Status.OUTSIDE_MAX_AGE, Status.PRESENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,31 @@ class Found:
     """What the online store holds of one view for the entities asked for.
 
     Attributes:
-        statuses: One per entity.
-        rows: The row where PRESENT, else None.
+        blobs: Packed rows; None where there is none.
+        columns: The same, column by column.
+        codes: Index into the statuses, shape (entities,).
     """
 
-    view: View
-    statuses: list[Status]
-    rows: list[OnlineRow | None]
+    read: ViewRead
+    blobs: list[bytes | None]
+    columns: OnlineColumns
+    codes: npt.NDArray[np.int64]
 
-    def event_times(self) -> list[datetime | None]:
-        """Event time of each present row."""
-        return [None if row is None else from_us(row.event_ts_us) for row in self.rows]
+    @property
+    def statuses(self) -> list[Status]:
+        """One status per entity."""
+        return [_STATUSES[code] for code in self.codes.tolist()]
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Whether the values may be used, shape (entities,)."""
+        there: npt.NDArray[np.bool_] = self.codes == _PRESENT
+        return there
+
+    def event_times_us(self) -> list[int | None]:
+        """Event time of each present row, microseconds since 1970."""
+        times = self.columns.event_ts_us.tolist()
+        return [at if there else None for at, there in zip(times, self.present.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +64,7 @@ class ModelRows:
         found: Per view, in the order of the service.
     """
 
-    columns: list[str]
+    columns: tuple[str, ...]
     values: npt.NDArray[np.float32]
     found: list[Found]
 
@@ -62,12 +76,7 @@ class RawColumn:
     ref: FeatureRef
     values: list[Value]
     statuses: list[Status]
-    event_times: list[datetime | None]
-
-
-@lru_cache(maxsize=_SCHEMAS_MAX)
-def _schema(view: View) -> OnlineSchema:
-    return OnlineSchema.of(view)
+    event_times_us: list[int | None]
 
 
 class OnlineReads:
@@ -91,96 +100,89 @@ class OnlineReads:
             EntityKeysInvalid: Keys are missing, unknown, ragged, of another type or too many.
             OnlineStoreAway: The online store does not answer.
         """
-        service = self._catalogues.current.repository.service(service_name)
-        found = await self.find(service.views, entities)
-        by_view = {one.view.name: one for one in found}
-        count = len(found[0].rows)
-        values = np.full((count, len(service.features)), np.nan, dtype=np.float64)
-        for view in service.views:
-            wanted = [(at, ref.feature) for at, ref in enumerate(service.features) if ref.view == view]
-            columns = _model_columns(by_view[view], [name for _, name in wanted])
-            for at, name in wanted:
-                values[:, at] = columns[name]
+        plan = self._catalogues.current.plan(service_name)
+        found = await self._find(plan.views, entities)
+        count = len(found[0].blobs)
+        values = np.empty((count, len(plan.columns)), dtype=np.float64)
+        for one in found:
+            for position, at in one.read.stored:
+                values[:, at] = one.columns.numbers(position)
+            for at, column in one.read.compute(one.columns, count):
+                values[:, at] = column
+            if not one.present.all():
+                _forget(values, one)
         with np.errstate(over="ignore"):
-            return ModelRows([ref.column for ref in service.features], values.astype(np.float32), found)
+            return ModelRows(plan.columns, values.astype(np.float32), found)
 
-    async def find(self, views: Sequence[str], entities: Mapping[str, Sequence[Any]]) -> list[Found]:
-        """Read whole rows of views, in one round trip."""
-        repository = self._catalogues.current.repository
-        sides: list[tuple[View, Entity]] = []
-        for name in views:
-            view = repository.view(name)
-            sides.append((view, repository.entity(view.entity)))
-        keys = read_keys([entity for _, entity in sides], entities, rows_max=self._rows_max)
+    async def read_raw(self, refs: Sequence[FeatureRef], entities: Mapping[str, Sequence[Any]]) -> list[RawColumn]:
+        """Read features with their stored values, column by column, in the order asked.
+
+        Raises:
+            ViewNotFound, FeatureNotFound: A name is not known.
+            EntityKeysInvalid: Keys are missing, unknown, ragged, of another type or too many.
+            OnlineStoreAway: The online store does not answer.
+        """
+        current = self._catalogues.current
+        for ref in refs:
+            current.repository.feature(ref)
+        reads = [current.view_read(name) for name in dict.fromkeys(ref.view for ref in refs)]
+        found = {one.read.view.name: one for one in await self._find(reads, entities)}
+        return [_raw_column(found[ref.view], ref) for ref in refs]
+
+    async def _find(self, reads: Sequence[ViewRead], entities: Mapping[str, Sequence[Any]]) -> list[Found]:
+        """Read the rows of several views in one round trip."""
+        keys = read_keys([read.entity for read in reads], entities, rows_max=self._rows_max)
         wanted = [
-            self._store.key(view.name, key) for view, entity in sides for key in keys[entity.name] if key is not None
+            self._store.key(read.view.name, key) for read in reads for key in keys[read.entity.name] if key is not None
         ]
         blobs = iter(await self._store.read(wanted) if wanted else [])
         now_us = to_us(self._clock.now())
         return [
-            _found(view, [None if key is None else next(blobs) for key in keys[entity.name]], now_us)
-            for view, entity in sides
+            _found(read, [None if key is None else next(blobs) for key in keys[read.entity.name]], now_us)
+            for read in reads
         ]
 
-    async def read_raw(self, refs: Sequence[FeatureRef], entities: Mapping[str, Sequence[Any]]) -> list[RawColumn]:
-        """Read features with their stored values, column by column, in the order asked."""
-        repository = self._catalogues.current.repository
-        for ref in refs:
-            repository.feature(ref)
-        found = {one.view.name: one for one in await self.find(list(dict.fromkeys(r.view for r in refs)), entities)}
-        answer = []
-        for ref in refs:
-            one = found[ref.view]
-            values = _raw_column(one, ref.feature)
-            statuses = [
-                Status.NULL_VALUE if status is Status.PRESENT and value is None else status
-                for status, value in zip(one.statuses, values, strict=True)
-            ]
-            answer.append(RawColumn(ref, values, statuses, one.event_times()))
-        return answer
+
+def _found(read: ViewRead, blobs: list[bytes | None], now_us: int) -> Found:
+    columns = read.schema.decode_columns(blobs)
+    times = columns.event_ts_us
+    codes = np.where(columns.valid & (times <= now_us), _PRESENT, _NOT_FOUND)
+    if read.view.ttl_us:
+        codes[(codes == _PRESENT) & (times < now_us - read.view.ttl_us)] = _OUTSIDE_MAX_AGE
+    return Found(read, blobs, columns, codes)
 
 
-def _found(view: View, blobs: Sequence[bytes | None], now_us: int) -> Found:
-    schema = _schema(view)
-    oldest = now_us - view.ttl_us if view.ttl_us else None
-    statuses: list[Status] = []
-    rows: list[OnlineRow | None] = []
-    for blob in blobs:
-        row = None if blob is None else schema.decode(blob)
-        if row is None or row.event_ts_us > now_us:
-            statuses.append(Status.NOT_FOUND)
-            rows.append(None)
-        elif oldest is not None and row.event_ts_us < oldest:
-            statuses.append(Status.OUTSIDE_MAX_AGE)
-            rows.append(None)
-        else:
-            statuses.append(Status.PRESENT)
-            rows.append(row)
-    return Found(view, statuses, rows)
+def _forget(values: npt.NDArray[np.float64], found: Found) -> None:
+    absent = ~found.present
+    for at in [at for _, at in found.read.stored] + [at for _, at in found.read.on_demand]:
+        values[absent, at] = np.nan
 
 
-def _model_columns(found: Found, names: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
-    view = found.view
-    positions = {one.name: at for at, one in enumerate(view.stored)}
-    columns = {}
-    for name in view.inputs_of(tuple(names)):
-        at = positions[name]
-        numbers = [
-            np.nan if row is None or row.values[at] is None else float(row.values[at])  # type: ignore[arg-type]  # codes, bools and numbers only
-            for row in found.rows
-        ]
-        columns[name] = np.array(numbers, dtype=np.float64)
-    on_demand = [name for name in names if name not in positions]
-    return {**columns, **computed(view, on_demand, columns, len(found.rows))}
+def _raw_column(found: Found, ref: FeatureRef) -> RawColumn:
+    values = _raw_values(found, ref.feature)
+    statuses = [
+        Status.NULL_VALUE if status is Status.PRESENT and value is None else status
+        for status, value in zip(found.statuses, values, strict=True)
+    ]
+    return RawColumn(ref, values, statuses, found.event_times_us())
 
 
-def _raw_column(found: Found, name: str) -> list[Value]:
-    one = found.view.feature(name)
+def _raw_values(found: Found, name: str) -> list[Value]:
+    view, present = found.read.view, found.present.tolist()
+    stored = [one.name for one in view.stored]
+    one = view.feature(name)
     if one.expression is not None:
-        numbers = _model_columns(found, [name])[name]
-        return [None if np.isnan(number) else float(number) for number in numbers]
-    at = [stored.name for stored in found.view.stored].index(name)
-    values: list[Value] = [None if row is None else row.values[at] for row in found.rows]
+        inputs = {need: found.columns.numbers(stored.index(need)) for need in view.inputs_of((name,))}
+        numbers = computed(view, [name], inputs, len(present))[name].tolist()
+        # A null is NaN in an expression; it comes out as null again.
+        return [value if there and value == value else None for value, there in zip(numbers, present, strict=True)]  # noqa: PLR0124
+    at = stored.index(name)
+    values = [_value(found, blob, at) if there else None for blob, there in zip(found.blobs, present, strict=True)]
     if one.dtype is Dtype.CATEGORY:
         return [one.levels[value] if isinstance(value, int) else None for value in values]
     return values
+
+
+def _value(found: Found, blob: bytes | None, at: int) -> Value:
+    row = None if blob is None else found.read.schema.decode(blob)
+    return None if row is None else row.values[at]
