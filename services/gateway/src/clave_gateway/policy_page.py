@@ -22,6 +22,10 @@ _FLAGS = {
     "binds_role": "gives a role",
 }
 _SERVICES = "-service"
+_OPENING = (
+    "Made from the policy's data by `python -m clave_gateway policy-page`; a test keeps it true. Roles are bound "
+    "to people, applications and groups with `clave bindings create`, per tenant, environment and resource."
+)
 
 
 def policy_page(data: Mapping[str, Any]) -> str:
@@ -32,8 +36,7 @@ def policy_page(data: Mapping[str, Any]) -> str:
     """
     parts = [
         "# Who may do what",
-        "Made from the policy's data by `python -m clave_gateway policy-page`; a test keeps it true. Roles are bound "
-        "to people, applications and groups with `clave bindings create`, per tenant, environment and resource.",
+        _OPENING,
         _roles(data),
         _actions(data),
         _namespaces(data),
