@@ -75,10 +75,11 @@ def _pipeline_routes(router: APIRouter, pipelines: Pipelines) -> None:
 
 def _run_routes(router: APIRouter, database: Database, runs: Runs) -> None:
     async def start(request: Request, pipeline: str, caller: Caller, trigger: str) -> Response:
+        definition = await runs.require_start(pipeline, caller)  # a repeated key is decided afresh too
         wanted = await _run_request(request)
 
         async def answer() -> Response:
-            return _created(await runs.start(pipeline, wanted, caller, trigger=trigger))
+            return _created(await runs.start(definition, wanted, caller, trigger=trigger))
 
         return await answer_once(database, request, principal=caller.subject_id, answer=answer)
 

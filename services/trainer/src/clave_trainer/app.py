@@ -33,6 +33,7 @@ from clave_trainer.storage.tables import METADATA
 
 DESCRIPTION = "Pipelines, runs and schedules: from features to a rolled-out model, durably."
 _GROUP = "trainer"
+_IDLE_S_MIN = 0.05
 
 
 def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, redis: Redis) -> FastAPI:
@@ -51,9 +52,9 @@ def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, re
     retraining = RetrainingConsumer(database, clock)
     background.add("access", partial(kit.run, background))
     background.add(OUTBOX_LOOP, partial(OutboxRelay(database, redis).run, background))
-    background.add("bells", partial(_every, background, "bells", 0.1, partial(engine.ring, bell)))
-    background.add("reaper", partial(_every, background, "reaper", 0.5, engine.reap))
-    background.add("schedules", partial(_every, background, "schedules", 0.25, schedules.fire_due))
+    background.add("bells", partial(_every, background, "bells", 0.4, partial(engine.ring, bell)))
+    background.add("reaper", partial(_every, background, "reaper", 1.0, engine.reap))
+    background.add("schedules", partial(_every, background, "schedules", 0.5, schedules.fire_due))
     background.add("retraining", partial(consumer.run, retraining.handle, background, "retraining"))
 
     @asynccontextmanager
@@ -79,13 +80,14 @@ def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, re
     )
 
 
-async def _every(background: Background, name: str, idle_s: float, work: Callable[[], Awaitable[int]]) -> None:
-    """Repeat a round of work, without a pause while there is more to do."""
+async def _every(background: Background, name: str, idle_s_max: float, work: Callable[[], Awaitable[int]]) -> None:
+    """Repeat a round of work: at once while there is more to do, then ever more seldom up to a bound."""
+    idle_s = _IDLE_S_MIN
     while True:
         done = await work()
         background.healthy(name)
-        if not done:
-            await asyncio.sleep(idle_s)
+        idle_s = _IDLE_S_MIN if done else min(idle_s * 1.5, idle_s_max)
+        await asyncio.sleep(idle_s)
 
 
 def run_service() -> int:

@@ -170,14 +170,18 @@ class Engine:
     async def ring(self, bell: Callable[[str], Awaitable[None]]) -> int:
         """Ring for every ready step without a bell.
 
+        The bells are sent after the commit: a worker that hears one must not find the step locked by us. A bell
+        that is lost between the two rings again as a stale one.
+
         Args:
-            bell: Sends a doorbell to a resource class; raising leaves the step without a bell, to be rung again.
+            bell: Sends a doorbell to a resource class; may raise while the broker is away.
         """
         async with self._database.transaction() as tx:
             waiting = await engine.unrung(tx.session, BELLS_MAX)
-            for run_id, name, resource_class in waiting:
-                await bell(resource_class)
+            for run_id, name, _ in waiting:
                 await engine.mark_rung(tx.session, run_id, name)
+        for _, _, resource_class in waiting:
+            await bell(resource_class)
         return len(waiting)
 
     async def _refresh_run(self, tx: Transaction, run_id: str) -> None:

@@ -120,13 +120,12 @@ class Runs:
         self._clock = clock
         self._access = access
 
-    async def start(self, pipeline_name: str, request: RunCreate, caller: Caller, *, trigger: str) -> Run:
-        """Start a run.
+    async def require_start(self, pipeline_name: str, caller: Caller) -> Pipeline:
+        """Ask the policy whether the caller may start runs of a pipeline, and give its definition.
 
         Raises:
             PipelineNotFound: No such pipeline.
-            DecisionHasRun: The retraining decision has started a run before.
-            PermissionDenied: The policy said no for the pipeline's namespace.
+            PermissionDenied: The policy said no for the pipeline's namespace or the tenant's quota.
         """
         async with self._database.transaction() as tx:
             pipeline = await runs.pipeline(tx.session, pipeline_name)
@@ -137,6 +136,15 @@ class Runs:
             f"pipelines/{pipeline_name}/runs", caller, pipeline.spec.namespace, request=_wanted_resources()
         )
         await self._access.require(caller, "training:run.create", resource, running_jobs=running)
+        return pipeline
+
+    async def start(self, pipeline: Pipeline, request: RunCreate, caller: Caller, *, trigger: str) -> Run:
+        """Start a run of a pipeline that `require_start` gave.
+
+        Raises:
+            BadParameter: A parameter of the run is out of its range.
+            DecisionHasRun: The retraining decision has started a run before.
+        """
         origin = Origin(trigger, caller.acting_for, caller.subject_id, caller.tenant)
         async with self._database.transaction() as tx:
             if request.retraining_decision_id:
