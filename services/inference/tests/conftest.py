@@ -238,7 +238,11 @@ def make_bench(folder: Path, **changes: object) -> Bench:
         on_batch=metrics.batches.add,
     )
     log = PredictionLog(
-        stream=stream, spool=Spool(folder / "spool.log", bytes_max=1 << 20), flush_after_s=0.0, buffered_max=10_000
+        stream=stream,
+        spool=Spool(folder / "spool.log", bytes_max=1 << 20),
+        metrics=metrics,
+        flush_after_s=0.0,
+        buffered_max=10_000,
     )
     admissions = Admissions(verifier=verifier, access=access, ledger=RowLedger(None), table=lambda: deployment.table)
     predictions = Predictions(

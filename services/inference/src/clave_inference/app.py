@@ -109,6 +109,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
     log = PredictionLog(
         stream=PredictionStream(redis, entries_max=settings.stream_entries_max),
         spool=Spool(settings.data_dir / "spool" / f"predictions-{worker}.log", bytes_max=settings.spool_bytes_max),
+        metrics=metrics,
         flush_after_s=settings.log_flush_s,
         buffered_max=settings.log_buffered_max,
     )

@@ -26,7 +26,8 @@ from clave_inference.http_answers import (
     rendered_for_bridge,
 )
 from clave_inference.services.admissions import Credential
-from clave_inference.services.predict import Call, Predictions, Reply
+from clave_inference.services.call import Call, Reply
+from clave_inference.services.predict import Predictions
 
 _WINDOW_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _UNSUPPORTED_MEDIA_TYPE: Final = 415
@@ -137,7 +138,8 @@ def _call(
         target[0],
         target[1],
         credential,
-        body,
+        began=time.monotonic(),
+        body=body,
         header_length=headers.get(b"inference-header-content-length"),
         routing_key=None if routing_key is None else routing_key.decode("latin-1"),
     )

@@ -11,7 +11,7 @@ from clave_common.errors import ClaveError, Kind
 from clave_common.problems import problem_document
 from clave_common.status import GRPC_STATUS, HTTP_STATUS, PROTOCOL_INVALID_STATUS
 
-from clave_inference.services.predict import Reply
+from clave_inference.services.call import Reply
 
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"

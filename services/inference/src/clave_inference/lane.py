@@ -21,7 +21,9 @@ from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.hot_route import credential_from, grpc_deadline
 from clave_inference.http_answers import BRIDGE_PATH, infer_target, rendered, rendered_for_bridge
-from clave_inference.services.predict import Call, Predictions, Reply
+from clave_inference.services.admissions import Credential
+from clave_inference.services.call import Call, Reply
+from clave_inference.services.predict import Predictions
 
 LANE_BYTES_MAX: Final = 256 * 1024
 LINGER_S: Final = 0.5
@@ -71,9 +73,23 @@ class Lane(HttpToolsProtocol):
         self._headers_found: dict[bytes, bytes] = {}
         self._target: tuple[str, str | None] = ("", None)
         self._ending = False
+        self._presented: tuple[bytes | None, ...] = ()
+        self._credential = Credential(None)
         self._never_set = asyncio.Event()
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_bytes = b""
+
+    def on_message_begin(self) -> None:
+        """Begin a request; the ordinary way's own preparations wait until it is chosen."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def _begin_ordinarily(self) -> None:
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)
 
     def on_headers_complete(self) -> None:
         """Choose the lane or the ordinary way."""
@@ -82,6 +98,7 @@ class Lane(HttpToolsProtocol):
             self._parts = []
             self.cycle = _LaneCycle(self._never_set)  # type: ignore[assignment]  # the part of a cycle that is used
         else:
+            self._begin_ordinarily()
             super().on_headers_complete()
         if self._ending:
             self.cycle.keep_alive = False
@@ -156,17 +173,16 @@ class Lane(HttpToolsProtocol):
         cycle: Any = self.cycle
         found = self._headers_found
         bridged = self.url == BRIDGE_PATH
-        credential = credential_from(found, self.client[0] if self.client else None)
         routing_key = found.get(b"x-routing-key")
         call = Call(
             "rest",
             self._target[0],
             self._target[1],
-            credential,
-            body,
+            self._credential_of(found),
+            began=time.monotonic(),
+            body=body,
             header_length=found.get(b"inference-header-content-length"),
             routing_key=None if routing_key is None else routing_key.decode("latin-1"),
-            began=time.perf_counter(),
         )
         if bridged:
             try:
@@ -178,6 +194,18 @@ class Lane(HttpToolsProtocol):
             call.model, call.version = call.message.model_name, call.message.model_version or None
             call.deadline = grpc_deadline(found.get(b"grpc-timeout"))
         self.predictions.predict(call, lambda reply: self._finish(cycle, reply, bridged=bridged))
+
+    def _credential_of(self, found: dict[bytes, bytes]) -> Credential:
+        """Give the connection's credential; clients that keep a connection mostly send the same one."""
+        presented = (
+            found.get(b"authorization"),
+            found.get(b"x-envoy-external-address"),
+            found.get(b"x-clave-on-behalf-of"),
+        )
+        if presented != self._presented:
+            self._presented = presented
+            self._credential = credential_from(found, self.client[0] if self.client else None)
+        return self._credential
 
     def _finish(self, cycle: _LaneCycle, reply: Reply, *, bridged: bool) -> None:
         cycle.response_complete = True

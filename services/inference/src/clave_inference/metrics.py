@@ -8,8 +8,10 @@ callers cannot invent values.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,6 +19,10 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from clave_inference.services.call import Call
+    from clave_inference.services.serving import Target
 
 LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
@@ -42,6 +48,13 @@ class Buckets:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def add_many(self, values: NDArray[np.float64]) -> None:
+        """Count many values at once."""
+        found = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.counts))
+        for place in np.flatnonzero(found):
+            self.counts[place] += int(found[place])
+        self.total += float(values.sum())
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Give (upper bound, count up to it), as Prometheus wants them."""
@@ -77,26 +90,47 @@ class PredictionMetrics(Collector):
         self, *, endpoint: str, version: str, arm: str, protocol: str, code: str, latency_s: float, rows: int
     ) -> None:
         """Count one request; `code` is the status, `version` empty where none was chosen."""
-        labels = (endpoint, version, arm, protocol, code)
-        buckets = self._requests.get(labels)
+        buckets = self._buckets((endpoint, version, arm, protocol, code))
         if buckets is None:
-            if len(self._requests) >= _SERIES_MAX:
-                return
-            buckets = self._requests[labels] = Buckets(LATENCY_BUCKETS_S)
+            return
         buckets.add(latency_s)
         key = (endpoint, version)
         self._rows[key] = self._rows.get(key, 0) + rows
 
-    def scored(self, *, endpoint: str, version: str, arm: str, scores: Iterable[float]) -> None:
-        """Count the scores of one request."""
-        labels = (endpoint, version, arm)
+    def succeeded(self, calls: "Sequence[Call]") -> None:
+        """Count answered calls and their scores, a whole flush at once."""
+        groups: dict[tuple[Target, str], list[Call]] = {}
+        for call in calls:
+            groups.setdefault((call.target, call.protocol), []).append(call)
+        for (target, protocol), group in groups.items():
+            endpoint, version = target.endpoint.name, str(target.loaded.version)
+            buckets = self._buckets((endpoint, version, target.arm, protocol, "200"))
+            if buckets is not None:
+                buckets.add_many(np.fromiter((call.took_s for call in group), np.float64, len(group)))
+            key = (endpoint, version)
+            self._rows[key] = self._rows.get(key, 0) + sum(call.rows for call in group)
+            self._count_scores(target, group)
+
+    def _count_scores(self, target: "Target", group: "list[Call]") -> None:
+        scores = [
+            found
+            for call in group
+            if call.outputs is not None and (found := target.loaded.scores(call.outputs, call.output_names)) is not None
+        ]
+        if not scores:
+            return
+        labels = (target.endpoint.name, str(target.loaded.version), target.arm)
+        if labels not in self._scores and len(self._scores) < _SERIES_MAX:
+            self._scores[labels] = Buckets(SCORE_BUCKETS)
         buckets = self._scores.get(labels)
-        if buckets is None:
-            if len(self._scores) >= _SERIES_MAX:
-                return
-            buckets = self._scores[labels] = Buckets(SCORE_BUCKETS)
-        for score in scores:
-            buckets.add(score)
+        if buckets is not None:
+            buckets.add_many(np.concatenate(scores).astype(np.float64))
+
+    def _buckets(self, labels: RequestLabels) -> Buckets | None:
+        buckets = self._requests.get(labels)
+        if buckets is None and len(self._requests) < _SERIES_MAX:
+            buckets = self._requests[labels] = Buckets(LATENCY_BUCKETS_S)
+        return buckets
 
     def answered_by_version(self, endpoint: str, version: str) -> tuple[int, int, float]:
         """Give (successes, failures, seconds) of a version on an endpoint."""

@@ -26,8 +26,9 @@ from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_inference import __version__
 from clave_inference.codecs import grpc_message
 from clave_inference.services.admissions import Credential
+from clave_inference.services.call import Call, Reply
 from clave_inference.services.describe import EXTENSIONS, PLATFORM, SERVER_NAME, Describe, ManagedByRegistry
-from clave_inference.services.predict import Call, Predictions, Reply, as_refusal
+from clave_inference.services.predict import Predictions, as_refusal
 
 _log = get_logger(__name__)
 _SERVICE: Final = "inference.GRPCInferenceService"
@@ -149,6 +150,7 @@ class ProtocolServer:
                 message.model_name,
                 message.model_version or None,
                 _credential(context),
+                began=time.monotonic(),
                 message=message,
                 routing_key=_metadata(context).get("x-routing-key"),
                 deadline=None if left_s is None else time.monotonic() + left_s,

@@ -12,6 +12,8 @@ from typing import Final
 
 LEASE_S: Final = 0.05
 LEASE_LIFE_S: Final = 1.0
+_LEASE_SHARE_OF_BURST: Final = 0.05
+_LEASE_AHEAD_MIN: Final = 2.0
 
 
 class Spend(Enum):
@@ -29,6 +31,8 @@ class RowBudget:
     Attributes:
         per_second: Rows regained each second, above 0.
         burst: Rows that may go at once, at least 1.
+        lease_rows: Rows of one lease.
+        renew_below: Rows at which the next lease is drawn ahead; 0 where leases are too small for that.
         refused_until: Monotonic seconds before which the store would refuse again; no need to ask.
     """
 
@@ -38,11 +42,15 @@ class RowBudget:
     left: float = 0.0
     good_until: float = 0.0
     refused_until: float = 0.0
-    asking: bool = field(default=False)
+    asking: bool = False
+    lease_rows: float = field(init=False)
+    renew_below: float = field(init=False)
 
     def __post_init__(self) -> None:
         if self.per_second <= 0 or self.burst < 1:
             raise ValueError("a budget regains rows and lets at least one go at once")
+        self.lease_rows = min(self.per_second * LEASE_S, self.burst * _LEASE_SHARE_OF_BURST)
+        self.renew_below = self.lease_rows / 2 if self.lease_rows >= _LEASE_AHEAD_MIN else 0.0
 
     def spend(self, rows: int, now: float) -> Spend:
         """Take rows from the lease at hand."""
@@ -53,12 +61,7 @@ class RowBudget:
 
     def wants_more(self, now: float) -> bool:
         """Whether to draw the next lease before this one runs out."""
-        return not self.asking and now >= self.refused_until and self.left < self.lease_rows / 2 >= 1.0
-
-    @property
-    def lease_rows(self) -> float:
-        """Rows of one lease."""
-        return min(self.per_second * LEASE_S, self.burst * 0.05)
+        return self.left < self.renew_below and not self.asking and now >= self.refused_until
 
     def drawn(self, rows: float, now: float) -> None:
         """Add a lease that the store granted."""

@@ -6,8 +6,6 @@ place on the unit interval is fixed, the arms are laid out with the canary first
 """
 
 import hashlib
-import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -62,23 +60,6 @@ class Route:
         total = sum(arm.weight for arm in self.arms)
         if abs(total - 1.0) > _SHARE_TOLERANCE:
             raise ValueError(f"the weights of endpoint '{self.endpoint}' add up to {total}, not 1")
-
-    def choose(self, key: str | None, *, draw: Callable[[], float] = random.random) -> Arm:
-        """Choose the arm of one request.
-
-        Args:
-            key: Routing key of the caller; None lets chance decide.
-            draw: Source of uniform numbers in [0, 1).
-        """
-        arms = self.arms
-        if len(arms) == 1:
-            return arms[0]
-        place = draw() if key is None else place_of(key, self.salt or self.endpoint)
-        for arm in arms:
-            place -= arm.weight
-            if place < 0.0:
-                return arm
-        return arms[-1]
 
 
 def place_of(key: str, salt: str) -> float:

@@ -5,7 +5,7 @@ cannot be harmed by it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,16 +18,19 @@ FREE = -1
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor that a model takes or gives; -1 marks a free dimension."""
+    """A tensor that a model takes or gives; -1 marks a free dimension.
+
+    Attributes:
+        is_batched: Whether the first dimension counts rows.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    is_batched: bool = field(init=False)
 
-    @property
-    def is_batched(self) -> bool:
-        """Whether the first dimension counts rows."""
-        return bool(self.shape) and self.shape[0] == FREE
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_batched", bool(self.shape) and self.shape[0] == FREE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Signature:
             if shape[1:] != spec.shape[1:] or not spec.is_batched:
                 _check_shape(tensor, spec, 0)
             rows = shape[0] if spec.is_batched else 1
-            _check_rows(rows, rows_max)
+            if not 0 < rows <= rows_max:
+                _check_rows(rows, rows_max)
             return (tensor.data,), rows
         self._explain(tensors)
         by_name = {tensor.name: tensor for tensor in tensors}

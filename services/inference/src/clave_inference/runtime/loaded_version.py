@@ -33,6 +33,7 @@ class LoadedVersion:
         label_output: Position of the output that holds the predicted class, where there is one.
         us_per_row: Smoothed cost of a row, microseconds.
         runs: Joint runs so far.
+        joins_rows: Whether requests may share a run.
         explain_path: Cached tables for explanations, where the version has them.
     """
 
@@ -47,8 +48,10 @@ class LoadedVersion:
     runs: int = 0
     output_names: tuple[str, ...] = field(default=())
     explain_path: Path | None = None
+    joins_rows: bool = True
+    every_output: tuple[int, ...] = ()
 
-    def run(self, output_names: list[str], feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, output_names: Sequence[str], feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Compute outputs; see `ModelSession.run`."""
         return self.session.run(output_names, feeds)
 
@@ -113,6 +116,8 @@ def load_version(
         label_output=label[0] if label else None,
         output_names=names,
         explain_path=explain_path,
+        joins_rows=signature.joins_rows,
+        every_output=tuple(range(len(names))),
     )
 
 

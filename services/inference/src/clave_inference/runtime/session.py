@@ -62,8 +62,9 @@ class ModelSession:
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._input_names = [spec.name for spec in self.inputs]
         self._bytes_inputs = {spec.name for spec in self.inputs if spec.datatype == BYTES}
+        self._only_input = self._input_names[0] if len(self._input_names) == 1 and not self._bytes_inputs else None
 
-    def run(self, output_names: list[str], feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, output_names: Sequence[str], feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Run the model.
 
         Args:
@@ -73,9 +74,12 @@ class ModelSession:
         Raises:
             RuntimeRefused: The runtime could not compute these rows.
         """
-        feed = dict(zip(self._input_names, feeds, strict=True))
-        for name in self._bytes_inputs:
-            feed[name] = _text(feed[name])
+        if self._only_input is not None:
+            feed = {self._only_input: feeds[0]}
+        else:
+            feed = dict(zip(self._input_names, feeds, strict=True))
+            for name in self._bytes_inputs:
+                feed[name] = _text(feed[name])
         try:
             result: list[NDArray[Any]] = self._session.run(output_names, feed)
         except Exception as error:  # see above

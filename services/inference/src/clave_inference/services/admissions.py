@@ -7,10 +7,10 @@ admission ends it is renewed beside the traffic, so a steady caller never waits 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 from clave_common.access.model import Caller, Decision, Resource
 from clave_common.access.verification import CredentialVerifier, Presented
@@ -33,13 +33,22 @@ class Enforcement(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class Credential:
-    """What a request carries to prove who asks."""
+    """What a request carries to prove who asks; doors make one per connection, not per request.
 
-    authorization: bytes | None
-    source_ip: str | None = None
-    on_behalf_of: str | None = None
+    Attributes:
+        key: Hash of everything in it.
+    """
+
+    __slots__ = ("authorization", "key", "on_behalf_of", "source_ip")
+
+    def __init__(
+        self, authorization: bytes | None, source_ip: str | None = None, on_behalf_of: str | None = None
+    ) -> None:
+        self.authorization = authorization
+        self.source_ip = source_ip
+        self.on_behalf_of = on_behalf_of
+        self.key = (sha256(authorization or b"").digest(), source_ip, on_behalf_of)
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +63,7 @@ class Admission:
     renewing: bool = False
 
 
-AdmissionKey = tuple[bytes, str, str | None, str | None, str | None]
+AdmissionKey = tuple[tuple[bytes, str | None, str | None], str, str | None]
 
 
 class Admissions:
@@ -85,35 +94,33 @@ class Admissions:
         self._budgets: dict[str, RowBudget] = {}
         self._renewals: set[asyncio.Task[None]] = set()
 
-    @staticmethod
-    def key(credential: Credential, model: str, version: str | None) -> AdmissionKey:
-        """Name an admission; the credential goes in as its hash."""
-        digest = sha256(credential.authorization or b"").digest()
-        return digest, model, version, credential.source_ip, credential.on_behalf_of
-
-    def known(self, key: AdmissionKey, credential: Credential) -> Admission | None:
+    def known(self, credential: Credential, model: str, version: str | None, now: float) -> Admission | None:
         """Find an admission that is still good, without waiting."""
+        key = (credential.key, model, version)
         admission = self._admissions.get(key)
         if admission is None:
             return None
-        now = self._now()
-        if now >= admission.good_until:
-            del self._admissions[key]
-            return None
-        if now >= admission.renew_at and not admission.renewing:
-            admission.renewing = True
-            task = asyncio.get_running_loop().create_task(self._renew(key, credential))
-            self._renewals.add(task)
-            task.add_done_callback(self._renewals.discard)
+        if now >= admission.renew_at:
+            if now >= admission.good_until:
+                self._admissions.pop(key, None)
+                return None
+            if not admission.renewing:
+                admission.renewing = True
+                self._beside(self._renew(credential, model, version))
         return admission
 
-    async def _renew(self, key: AdmissionKey, credential: Credential) -> None:
-        try:
-            await self.admit(key, credential)
-        except ClaveError:
-            self._admissions.pop(key, None)
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._renewals.add(task)
+        task.add_done_callback(self._renewals.discard)
 
-    async def admit(self, key: AdmissionKey, credential: Credential) -> Admission:
+    async def _renew(self, credential: Credential, model: str, version: str | None) -> None:
+        try:
+            await self.admit(credential, model, version)
+        except ClaveError:
+            self._admissions.pop((credential.key, model, version), None)
+
+    async def admit(self, credential: Credential, model: str, version: str | None) -> Admission:
         """Verify and decide in full.
 
         Raises:
@@ -121,24 +128,11 @@ class Admissions:
             PermissionDenied: The policy says no.
             ModelUnknown: There is no such model (said only to callers who are known).
         """
-        _, model, version, _, _ = key
-        caller = await self._verifier.verify(
-            Presented(
-                authorization=None if credential.authorization is None else credential.authorization.decode("latin-1"),
-                source_ip=credential.source_ip,
-                on_behalf_of=credential.on_behalf_of,
-            )
-        )
-        if caller is None:
-            raise Unauthenticated(
-                "Predictions need a credential: send 'Authorization: Bearer <api key>'. "
-                "Make a key with 'clave keys create'."
-            )
+        caller = await self._caller(credential)
         table = self._table()
         endpoint = table.endpoint(model)
         loaded = table.pinned(endpoint, version) if version else table.live(endpoint)
-        governance = table.governance[(loaded.model, loaded.version)]
-        resource = predict_resource(endpoint, version, governance)
+        resource = predict_resource(endpoint, version, table.governance[(loaded.model, loaded.version)])
         decision = await self._access.check(caller, PREDICT, resource)
         if decision.allow is not True:
             raise refused_by_policy(caller, resource, decision)
@@ -154,8 +148,24 @@ class Admissions:
         if life_s > 0:
             if len(self._admissions) >= _ADMISSIONS_MAX:
                 self._admissions.clear()
-            self._admissions[key] = admission
+            self._admissions[(credential.key, model, version)] = admission
         return admission
+
+    async def _caller(self, credential: Credential) -> Caller:
+        authorization = credential.authorization
+        caller = await self._verifier.verify(
+            Presented(
+                authorization=None if authorization is None else authorization.decode("latin-1"),
+                source_ip=credential.source_ip,
+                on_behalf_of=credential.on_behalf_of,
+            )
+        )
+        if caller is None:
+            raise Unauthenticated(
+                "Predictions need a credential: send 'Authorization: Bearer <api key>'. "
+                "Make a key with 'clave keys create'."
+            )
+        return caller
 
     def _budget(self, caller: Caller, endpoint: ServedEndpoint, decision: Decision) -> RowBudget | None:
         limit = decision.rate_limit
@@ -170,7 +180,7 @@ class Admissions:
             budget = self._budgets[key] = RowBudget(key, per_second, burst)
         return budget
 
-    def charge_now(self, admission: Admission, rows: int) -> bool:
+    def charge_now(self, admission: Admission, rows: int, now: float) -> bool:
         """Charge rows without waiting; False means that the store has to be asked.
 
         Raises:
@@ -179,7 +189,6 @@ class Admissions:
         budget = admission.budget
         if budget is None:
             return True
-        now = self._now()
         outcome = budget.spend(rows, now)
         if outcome is Spend.REFUSED:
             raise rate_limited(budget, budget.refused_until - now)
@@ -187,9 +196,7 @@ class Admissions:
             return False
         if budget.wants_more(now):
             budget.asking = True
-            task = asyncio.get_running_loop().create_task(self._ledger.draw(budget, 1))
-            self._renewals.add(task)
-            task.add_done_callback(self._renewals.discard)
+            self._beside(self._ledger.draw(budget, 1))
         return True
 
     async def charge(self, admission: Admission, rows: int) -> None:
@@ -199,7 +206,7 @@ class Admissions:
             ResourceExhausted: The limit is used up.
         """
         budget = admission.budget
-        while budget is not None and not self.charge_now(admission, rows):
+        while budget is not None and not self.charge_now(admission, rows, self._now()):
             await self._ledger.draw(budget, rows)
 
     def forget(self) -> None:

@@ -30,7 +30,7 @@ from clave_inference.domain.signature import Signature, TensorSpec
 from clave_inference.runtime.loaded_version import LoadedVersion, load_version
 from clave_inference.runtime.model_check import check_in_process
 from clave_inference.runtime.session import give_memory_back
-from clave_inference.services.serving import Governance, ServedEndpoint, ServingTable, VersionKey
+from clave_inference.services.serving import Governance, ServedEndpoint, ServingTable, VersionKey, prepared_targets
 from clave_inference.storage.artifact_cache import ArtifactCache, ArtifactDamaged
 
 _log = get_logger(__name__)
@@ -143,7 +143,6 @@ class Deployment:
         if fetch and not failed:
             await asyncio.to_thread(self._settle, desired)
         if dropped:
-            old = self.table
             asyncio.get_running_loop().call_later(1.0, give_memory_back)
 
     def _settle(self, desired: DesiredState) -> None:
@@ -227,6 +226,7 @@ class Deployment:
             unserved,
             desired.revision,
             known=True,
+            targets=prepared_targets(endpoints, available),
         )
 
     @staticmethod

@@ -10,90 +10,28 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
 
 from clave_common.errors import ClaveError
 from clave_common.logs import get_logger
-from numpy.typing import NDArray
 
 from clave_inference.codecs import binary_tail, grpc_message, rest_binary, rest_json
-from clave_inference.codecs.answer_template import AnswerTemplates
 from clave_inference.domain.errors import InvalidInferRequest, ModelRunFailed
 from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Tensor
 from clave_inference.metrics import PredictionMetrics
-from clave_inference.runtime.batcher import Batcher, Waiting
-from clave_inference.runtime.loaded_version import LoadedVersion
+from clave_inference.runtime.batcher import Batcher
 from clave_inference.runtime.session import RuntimeRefused
-from clave_inference.services.admissions import Admission, Admissions, Credential
-from clave_inference.services.feature_requests import FeatureReader, FeatureRows
-from clave_inference.services.prediction_log import PredictionLog, Served
+from clave_inference.services.admissions import Admission, Admissions
+from clave_inference.services.call import Answered, Arrays, Call, Reply
+from clave_inference.services.feature_requests import FeatureReader
+from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.services.serving import ServingTable, Target
 
 _log = get_logger(__name__)
-_TIMEOUT_US_MAX = 600e6
-_ROUTING_KEY_CHARACTERS_MAX = 512
-Protocol = Literal["rest", "grpc"]
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One request as a door received it.
-
-    Attributes:
-        body: The REST body.
-        message: The parsed `ModelInferRequest` of a gRPC call.
-        header_length: ``Inference-Header-Content-Length`` where the request has binary tensors.
-        deadline: Monotonic seconds after which nobody waits any more; the transport's, not the request's.
-        began: `time.perf_counter` when the request was complete.
-    """
-
-    protocol: Protocol
-    model: str
-    version: str | None
-    credential: Credential
-    body: bytes = b""
-    message: Any = None
-    header_length: bytes | None = None
-    routing_key: str | None = None
-    deadline: float | None = None
-    traceparent: str | None = None
-    began: float = field(default_factory=time.perf_counter)
-
-
-@dataclass(slots=True, eq=False)
-class Reply:
-    """What a door sends back.
-
-    Attributes:
-        error: Set instead of a body that answers; doors word it for their transport.
-        json_length: Length of the JSON part where the body has binary tensors.
-    """
-
-    body: bytes = b""
-    json_length: int | None = None
-    error: ClaveError | None = None
-
-
-Answered = Callable[[Reply], None]
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A call on its way through the model."""
-
-    call: Call
-    answered: Answered
-    request: InferenceRequest
-    target: Target
-    admission: Admission
-    feeds: tuple[NDArray[Any], ...]
-    rows: int
-    chosen: tuple[int, ...]
-    output_names: tuple[str, ...]
-    prediction_id: str
-    features: FeatureRows | None = None
+_TIMEOUT_US_MAX: Final = 600e6
+_ROUTING_KEY_CHARACTERS_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +43,19 @@ class PredictLimits:
 
 
 class PredictionIds:
-    """Unguessable, unique, and cheap: a random prefix per process, a random tail drawn in bulk."""
+    """Unguessable, unique, and cheap: a random prefix per process, its counter, a random tail drawn in bulk."""
 
     def __init__(self) -> None:
         self._prefix = f"prd_{os.urandom(6).hex()}"
         self._numbers = itertools.count()
-        self._pool = b""
-        self._at = 0
+        self._tails: list[str] = []
 
     def next(self) -> str:
         """Make an id: 48 random bits of the process, its counter, 40 random bits."""
-        if self._at >= len(self._pool):
-            self._pool, self._at = os.urandom(5 * 1024), 0
-        tail = self._pool[self._at : self._at + 5].hex()
-        self._at += 5
-        return f"{self._prefix}{next(self._numbers):08x}{tail}"
+        if not self._tails:
+            pool = os.urandom(5 * 1024).hex()
+            self._tails = [pool[at : at + 10] for at in range(0, len(pool), 10)]
+        return f"{self._prefix}{next(self._numbers):08x}{self._tails.pop()}"
 
 
 class Predictions:
@@ -142,9 +78,9 @@ class Predictions:
         self._log = log
         self._metrics = metrics
         self._features = features
-        self._limits = limits
+        self._rows_max = limits.rows_max
+        self._timeout_s = limits.timeout_s
         self._ids = PredictionIds()
-        self._templates: dict[LoadedVersion, tuple[str, AnswerTemplates]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -154,29 +90,28 @@ class Predictions:
 
     def predict(self, call: Call, answered: Answered) -> None:
         """Answer a call, now or later, exactly once. Never raises."""
+        call.answered = answered
         try:
-            key = self._admissions.key(call.credential, call.model, call.version)
-            admission = self._admissions.known(key, call.credential)
+            admission = self._admissions.known(call.credential, call.model, call.version, call.began)
             if admission is None:
-                self._go_on(self._admit_first(call, answered))
+                self._go_on(self._admit_first(call))
                 return
-            self._decode(call, answered, admission)
+            self._decode(call, admission)
         except Exception as error:  # noqa: BLE001  entry point: whatever happens, the caller gets an answer
-            self._refuse(call, answered, error)
+            self._refuse(call, error)
 
-    def _go_on(self, work: Any) -> None:
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _admit_first(self, call: Call, answered: Answered) -> None:
+    async def _admit_first(self, call: Call) -> None:
         try:
-            key = self._admissions.key(call.credential, call.model, call.version)
-            self._decode(call, answered, await self._admissions.admit(key, call.credential))
+            self._decode(call, await self._admissions.admit(call.credential, call.model, call.version))
         except Exception as error:  # noqa: BLE001  entry point of a task
-            self._refuse(call, answered, error)
+            self._refuse(call, error)
 
-    def _decode(self, call: Call, answered: Answered, admission: Admission) -> None:
+    def _decode(self, call: Call, admission: Admission) -> None:
         if call.protocol == "grpc":
             request = grpc_message.request_of(call.message)
         elif call.header_length is None:
@@ -184,236 +119,123 @@ class Predictions:
         else:
             length = binary_tail.parse_header_length(call.header_length, len(call.body))
             request = rest_binary.decode(call.body, length)
+        call.request, call.admission, call.features = request, admission, None
+        call.ended = self._finish
         parameters = request.parameters
-        if parameters and "entities" in parameters:
-            self._go_on(self._with_features(call, answered, admission, request))
-            return
+        if parameters:
+            _read_parameters(call, parameters)
+            if "entities" in parameters:
+                self._go_on(self._with_features(call))
+                return
         if not request.inputs:
             raise InvalidInferRequest("inputs", "are missing.", "Send tensors, or entity keys in parameters.entities.")
-        target = self._target(call, request)
-        self._queue(call, answered, admission, request, target, None)
+        self._queue(call, self._table().target(call.model, call.version, call.routing_key))
 
-    def _target(self, call: Call, request: InferenceRequest) -> Target:
-        key = call.routing_key
-        if request.parameters:
-            wanted = request.parameters.get("routing_key")
-            if wanted is not None:
-                key = str(wanted)
-        if key is not None and len(key) > _ROUTING_KEY_CHARACTERS_MAX:
-            raise InvalidInferRequest(
-                "parameters.routing_key", f"is longer than {_ROUTING_KEY_CHARACTERS_MAX} characters."
-            )
-        return self._table().target(call.model, call.version, key)
-
-    async def _with_features(
-        self, call: Call, answered: Answered, admission: Admission, request: InferenceRequest
-    ) -> None:
+    async def _with_features(self, call: Call) -> None:
+        request = call.request
         try:
             _require_no_tensors(request)
-            target = self._target(call, request)
-            rows = await self._features.read(
+            target = self._table().target(call.model, call.version, call.routing_key)
+            signature = target.loaded.signature
+            call.features = rows = await self._features.read(
                 request.parameters["entities"],
                 target.endpoint,
-                target.loaded.signature,
-                caller=admission.caller,
-                rows_max=self._limits.rows_max,
+                signature,
+                caller=call.admission.caller,
+                rows_max=self._rows_max,
             )
-            spec = target.loaded.signature.inputs[0]
+            spec = signature.inputs[0]
             request.inputs = [Tensor(spec.name, spec.datatype, rows.values)]
-            self._queue(call, answered, admission, request, target, rows)
+            self._queue(call, target)
         except Exception as error:  # noqa: BLE001  entry point of a task
-            self._refuse(call, answered, error)
+            self._refuse(call, error)
 
-    def _queue(
-        self,
-        call: Call,
-        answered: Answered,
-        admission: Admission,
-        request: InferenceRequest,
-        target: Target,
-        features: FeatureRows | None,
-    ) -> None:
-        signature = target.loaded.signature
-        feeds, rows = signature.feeds(request.inputs, rows_max=self._limits.rows_max)
-        chosen = signature.output_indexes(request.outputs)
-        names = target.loaded.output_names
-        running = _Running(
-            call,
-            answered,
-            request,
-            target,
-            admission,
-            feeds,
-            rows,
-            chosen,
-            names
-            if len(chosen) == len(names) and chosen == tuple(range(len(names)))
-            else tuple(names[i] for i in chosen),
-            self._ids.next(),
-            features,
-        )
-        if self._admissions.charge_now(admission, rows):
-            self._submit(running)
+    def _queue(self, call: Call, target: Target) -> None:
+        loaded = target.loaded
+        signature = loaded.signature
+        call.target, call.runnable, call.arm = target, loaded, target.arm
+        call.feeds, call.rows = signature.feeds(call.request.inputs, rows_max=self._rows_max)
+        if call.request.outputs is None:
+            call.chosen, call.output_names = loaded.every_output, loaded.output_names
         else:
-            self._go_on(self._charge_first(running))
+            call.chosen = signature.output_indexes(call.request.outputs)
+            call.output_names = tuple(loaded.output_names[i] for i in call.chosen)
+        call.prediction_id = self._ids.next()
+        if call.deadline is None:
+            call.deadline = call.began + self._timeout_s
+        if self._admissions.charge_now(call.admission, call.rows, call.began):
+            self._submit(call)
+        else:
+            self._go_on(self._charge_first(call))
 
-    async def _charge_first(self, running: _Running) -> None:
+    async def _charge_first(self, call: Call) -> None:
         try:
-            await self._admissions.charge(running.admission, running.rows)
-            self._submit(running)
+            await self._admissions.charge(call.admission, call.rows)
+            self._submit(call)
         except Exception as error:  # noqa: BLE001  entry point of a task
-            self._refuse(running.call, running.answered, error)
+            self._refuse(call, error)
 
-    def _submit(self, running: _Running) -> None:
-        deadline = self._deadline(running.call, running.request)
-        loaded = running.target.loaded
-        self._batcher.submit(
-            Waiting(
-                loaded,
-                running.output_names,
-                running.feeds,
-                running.rows,
-                deadline,
-                lambda outputs, error: self._finish(running, outputs, error),
-            ),
-            joins_rows=loaded.signature.joins_rows,
-        )
-        for shadow in running.target.shadows:
-            self._copy(running, shadow, deadline)
+    def _submit(self, call: Call) -> None:
+        self._batcher.submit(call)
+        for shadow in call.target.shadows:
+            self._copy(call, shadow)
 
-    def _deadline(self, call: Call, request: InferenceRequest) -> float:
-        now = time.monotonic()
-        deadline = now + self._limits.timeout_s
-        if call.deadline is not None:
-            deadline = min(deadline, call.deadline)
-        if request.parameters:
-            timeout = request.parameters.get("timeout")
-            if timeout is not None:
-                if (
-                    isinstance(timeout, bool)
-                    or not isinstance(timeout, int | float)
-                    or not 0 < timeout <= _TIMEOUT_US_MAX
-                ):
-                    raise InvalidInferRequest(
-                        "parameters.timeout", "is not a number of microseconds.", "Send more than 0, at most 600 s."
-                    )
-                deadline = min(deadline, now + timeout / 1e6)
-        return deadline
-
-    def _copy(self, running: _Running, shadow: LoadedVersion, deadline: float) -> None:
+    def _copy(self, call: Call, shadow: Target) -> None:
         """Let a shadow see the same rows; its answer goes to the log alone, its faults to nobody."""
+        copy = call.copy_for(shadow, self._finish_shadow)
         try:
-            feeds, rows = shadow.signature.feeds(running.request.inputs, rows_max=self._limits.rows_max)
-            self._batcher.submit(
-                Waiting(
-                    shadow,
-                    shadow.output_names,
-                    feeds,
-                    rows,
-                    deadline,
-                    lambda outputs, error: self._record_shadow(running, shadow, outputs, error),
-                ),
-                joins_rows=shadow.signature.joins_rows,
-            )
+            copy.feeds, copy.rows = shadow.loaded.signature.feeds(call.request.inputs, rows_max=self._rows_max)
+            self._batcher.submit(copy)
         except ClaveError as refusal:
-            self._record_shadow(running, shadow, None, refusal)
+            copy.feeds, copy.rows = call.feeds, call.rows
+            self._finish_shadow(copy, None, refusal)
 
-    def _record_shadow(
-        self,
-        running: _Running,
-        shadow: LoadedVersion,
-        outputs: Sequence[NDArray[Any]] | None,
-        error: Exception | None,
-    ) -> None:
-        self._record(running, shadow, "shadow", shadow.output_names, outputs, error)
+    def _finish_shadow(self, copy: Call, outputs: Arrays | None, error: Exception | None) -> None:
+        self._record(copy, outputs, error)
 
-    def _finish(self, running: _Running, outputs: Sequence[NDArray[Any]] | None, error: Exception | None) -> None:
-        call, loaded = running.call, running.target.loaded
+    def _finish(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
         if outputs is None:
-            if isinstance(error, RuntimeRefused):
-                _log.warning("model_run_failed", model=loaded.model, version=loaded.version, error=str(error)[:500])
-                error = ModelRunFailed(running.target.endpoint.name, str(loaded.version))
-            self._record(running, loaded, running.target.arm, running.output_names, None, error)
-            self._refuse(call, running.answered, error or RuntimeError("no outputs"), running)
+            self._fail(call, error)
             return
         try:
-            reply = self._encode(running, outputs)
+            reply = self._encode(call, outputs)
         except Exception as fault:  # noqa: BLE001  entry point of a callback
-            self._refuse(call, running.answered, fault, running)
+            self._record(call, outputs, fault)
+            self._refuse(call, fault, call.target)
             return
-        running.answered(reply)
-        took = self._record(running, loaded, running.target.arm, running.output_names, outputs, None)
-        self._metrics.answered(
-            endpoint=running.target.endpoint.name,
-            version=str(loaded.version),
-            arm=running.target.arm,
-            protocol=call.protocol,
-            code="200",
-            latency_s=took,
-            rows=running.rows,
-        )
+        call.answered(reply)
+        self._record(call, outputs, None)
 
-    def _record(
-        self,
-        running: _Running,
-        loaded: LoadedVersion,
-        arm: str,
-        names: Sequence[str],
-        outputs: Sequence[NDArray[Any]] | None,
-        error: Exception | None,
-    ) -> float:
-        took = time.perf_counter() - running.call.began
-        endpoint = running.target.endpoint
-        self._log.add(
-            Served(
-                running.prediction_id,
-                time.time(),
-                endpoint.name,
-                endpoint.tenant,
-                loaded,
-                arm,
-                running.admission.caller.subject_id,
-                running.call.protocol,
-                running.feeds,
-                names,
-                outputs,
-                running.features.entities if running.features else None,
-                took,
-                getattr(error, "code", type(error).__name__) if error is not None else None,
-            )
-        )
-        return took
+    def _fail(self, call: Call, error: Exception | None) -> None:
+        loaded = call.target.loaded
+        if isinstance(error, RuntimeRefused):
+            _log.warning("model_run_failed", model=loaded.model, version=loaded.version, error=str(error)[:500])
+            error = ModelRunFailed(call.target.endpoint.name, str(loaded.version))
+        self._record(call, None, error)
+        self._refuse(call, error or RuntimeError("no outputs"), call.target)
 
-    def _encode(self, running: _Running, outputs: Sequence[NDArray[Any]]) -> Reply:
-        request, loaded, target = running.request, running.target.loaded, running.target
-        plain = request.outputs is None and not request.binary_outputs and running.features is None
-        if plain and running.call.protocol == "rest":
-            templates = self._templates_of(target)
+    def _record(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
+        call.outputs = outputs
+        call.error = None if error is None else str(getattr(error, "code", type(error).__name__))
+        call.took_s = time.monotonic() - call.began
+        self._log.add(call)
+
+    def _encode(self, call: Call, outputs: Arrays) -> Reply:
+        request, target = call.request, call.target
+        if call.protocol == "rest" and not request.binary_outputs and request.outputs is None and call.features is None:
+            templates = target.templates
             if templates.usable:
                 return Reply(
                     templates.render(
                         arm=target.arm,
-                        prediction_id=running.prediction_id.encode(),
+                        prediction_id=call.prediction_id.encode(),
                         request_id=request.id,
-                        chosen=running.chosen,
+                        chosen=call.chosen,
                         outputs=outputs,
                     )
                 )
-        parameters: dict[str, Any] = {"prediction_id": running.prediction_id, "arm": target.arm}
-        if running.features is not None:
-            parameters["feature_status"] = running.features.statuses
-        specs = loaded.signature.outputs
-        answer = InferenceAnswer(
-            target.endpoint.name,
-            str(loaded.version),
-            [
-                Tensor(specs[i].name, specs[i].datatype, output)
-                for i, output in zip(running.chosen, outputs, strict=True)
-            ],
-            request.id,
-            parameters,
-        )
-        if running.call.protocol == "grpc":
+        answer = _answer(call, outputs)
+        if call.protocol == "grpc":
             return Reply(grpc_message.encode(answer, raw=request.raw_outputs))
         binary = _binary_outputs(request, answer)
         if not binary:
@@ -421,34 +243,52 @@ class Predictions:
         body, json_length = rest_binary.encode(answer, binary=binary)
         return Reply(body, json_length)
 
-    def _templates_of(self, target: Target) -> AnswerTemplates:
-        name, loaded = target.endpoint.name, target.loaded
-        known = self._templates.get(loaded)
-        if known is not None and known[0] == name:
-            return known[1]
-        current = set(self._table().versions.values())
-        self._templates = {version: kept for version, kept in self._templates.items() if version in current}
-        templates = AnswerTemplates(name, str(loaded.version), loaded.signature.outputs)
-        self._templates[loaded] = (name, templates)
-        return templates
-
-    def _refuse(self, call: Call, answered: Answered, error: Exception, running: _Running | None = None) -> None:
+    def _refuse(self, call: Call, error: Exception, target: Target | None = None) -> None:
         refusal = as_refusal(error, model=call.model)
-        version = str(running.target.loaded.version) if running else ""
-        endpoint = running.target.endpoint.name if running else self._known_name(call.model)
-        answered(Reply(error=refusal))
+        call.answered(Reply(error=refusal))
+        known = call.model in self._table().endpoints
         self._metrics.answered(
-            endpoint=endpoint,
-            version=version,
-            arm=running.target.arm if running else "",
+            endpoint=target.endpoint.name if target else (call.model if known else "unknown"),
+            version=str(target.loaded.version) if target else "",
+            arm=target.arm if target else "",
             protocol=call.protocol,
             code=refusal.kind.value,
-            latency_s=time.perf_counter() - call.began,
+            latency_s=time.monotonic() - call.began,
             rows=0,
         )
 
-    def _known_name(self, model: str) -> str:
-        return model if model in self._table().endpoints else "unknown"
+
+def _read_parameters(call: Call, parameters: dict[str, Any]) -> None:
+    """Take over what the request says about itself.
+
+    Raises:
+        InvalidInferRequest: The time-out or the routing key makes no sense.
+    """
+    key = parameters.get("routing_key")
+    if key is not None:
+        call.routing_key = str(key)
+        if len(call.routing_key) > _ROUTING_KEY_CHARACTERS_MAX:
+            raise InvalidInferRequest(
+                "parameters.routing_key", f"is longer than {_ROUTING_KEY_CHARACTERS_MAX} characters."
+            )
+    timeout = parameters.get("timeout")
+    if timeout is not None:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _TIMEOUT_US_MAX:
+            raise InvalidInferRequest(
+                "parameters.timeout", "is not a number of microseconds.", "Send more than 0, at most 600 s."
+            )
+        deadline = call.began + timeout / 1e6
+        call.deadline = deadline if call.deadline is None else min(deadline, call.deadline)
+
+
+def _answer(call: Call, outputs: Arrays) -> InferenceAnswer:
+    parameters: dict[str, Any] = {"prediction_id": call.prediction_id, "arm": call.arm}
+    if call.features is not None:
+        parameters["feature_status"] = call.features.statuses
+    loaded = call.target.loaded
+    specs = loaded.signature.outputs
+    tensors = [Tensor(specs[i].name, specs[i].datatype, output) for i, output in zip(call.chosen, outputs, strict=True)]
+    return InferenceAnswer(call.target.endpoint.name, str(loaded.version), tensors, call.request.id, parameters)
 
 
 def _require_no_tensors(request: InferenceRequest) -> None:

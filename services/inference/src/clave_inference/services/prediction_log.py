@@ -8,7 +8,6 @@ the spool on disk and follow later, in order. What neither place could hold is c
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -23,32 +22,18 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from clave_inference.domain.routing import ArmRole
+from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.loaded_version import LoadedVersion
+from clave_inference.services.call import Call
 from clave_inference.storage.spool import Spool, SpoolFull
 
 _log = get_logger(__name__)
 _RECORDS_PER_ENTRY = 256
+_HEADS_MAX = 1_000
+SHADOW = ArmRole.SHADOW.value
+_WRITE = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _REPLAY_PER_ROUND = 200
-
-
-@dataclass(slots=True, eq=False)
-class Served:
-    """One answered (or failed) request, as the hot path leaves it."""
-
-    prediction_id: str
-    at: float
-    endpoint: str
-    tenant: str
-    loaded: LoadedVersion
-    arm: str
-    principal: str
-    protocol: str
-    feeds: Sequence[NDArray[Any]]
-    output_names: Sequence[str]
-    outputs: Sequence[NDArray[Any]] | None
-    entities: dict[str, list[Any]] | None
-    latency_s: float
-    error: str | None = None
 
 
 class Stream(Protocol):
@@ -105,16 +90,27 @@ class PredictionLog:
     Args:
         stream: Where entries go.
         spool: Where they wait while the stream does not take them.
+        metrics: Told about every answer, a flush at a time.
         flush_after_s: Seconds that a record waits for company.
         buffered_max: Records in memory at most; beyond, the oldest part is written out at once.
     """
 
-    def __init__(self, *, stream: Stream, spool: Spool, flush_after_s: float, buffered_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        spool: Spool,
+        metrics: PredictionMetrics,
+        flush_after_s: float,
+        buffered_max: int,
+    ) -> None:
+        self._metrics = metrics
         self._stream = stream
         self._spool = spool
         self._flush_after_s = flush_after_s
         self._buffered_max = buffered_max
-        self._records: list[Served] = []
+        self._records: list[Call] = []
+        self._heads = RecordHeads()
         self._wake = asyncio.Event()
         self._room = True
         self._room_checked_at = 0.0
@@ -123,7 +119,7 @@ class PredictionLog:
         self.dropped = 0
         self.stream_away = False
 
-    def add(self, record: Served) -> None:
+    def add(self, record: Call) -> None:
         """Take a record; never waits, never raises."""
         if len(self._records) >= self._buffered_max:
             self.dropped += 1
@@ -157,7 +153,8 @@ class PredictionLog:
         """Write out everything that waits in memory."""
         while self._records:
             part, self._records = self._records[:_RECORDS_PER_ENTRY], self._records[_RECORDS_PER_ENTRY:]
-            entry_id, body = new_id("plb"), encode_records(part)
+            self._metrics.succeeded([call for call in part if call.error is None and call.arm != SHADOW])
+            entry_id, body = new_id("plb"), encode_records(part, self._heads)
             # Entries keep their order: while the spool holds older ones, new ones queue behind them.
             if self._spool.entries or not await self._sent(entry_id, body):
                 self._keep(entry_id, body, len(part))
@@ -207,13 +204,42 @@ class PredictionLog:
         self._spool.close()
 
 
-def encode_records(records: Sequence[Served]) -> bytes:
-    """Encode records as the JSON array that `PredictionRecord` describes."""
-    return orjson.dumps(
-        [_document(record) for record in records],
-        option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
-        default=_plain,
-    )
+class RecordHeads:
+    """The part of a record that repeats, encoded once: endpoint, model, version, arm, caller, columns."""
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[Any, ...], bytes] = {}
+
+    def head(self, call: Call) -> bytes:
+        """Give the members that a call shares with others of its kind, without the closing brace."""
+        target, caller = call.target, call.admission.caller
+        key = (target, caller.subject_id, call.protocol)
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= _HEADS_MAX:
+                self._heads.clear()
+            loaded = target.loaded
+            document = {
+                "endpoint": target.endpoint.name,
+                "model": loaded.model,
+                "model_version": loaded.version,
+                "arm": target.arm,
+                "principal": caller.subject_id,
+                "tenant": target.endpoint.tenant,
+                "protocol": call.protocol,
+                "columns": _columns(loaded, call.feeds),
+            }
+            head = self._heads[key] = orjson.dumps(document)[:-1] + b","
+        return head
+
+
+def encode_records(calls: Sequence[Call], heads: RecordHeads) -> bytes:
+    """Encode answered calls as the JSON array that `PredictionRecord` describes."""
+    offset = time.time() - time.monotonic()
+    records = [
+        heads.head(call) + orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)[1:] for call in calls
+    ]
+    return b"[" + b",".join(records) + b"]"
 
 
 def _plain(value: Any) -> Any:
@@ -224,45 +250,47 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _document(record: Served) -> dict[str, Any]:
-    loaded = record.loaded
-    values, columns = _values(loaded, record.feeds)
-    document: dict[str, Any] = {
-        "id": record.prediction_id,
-        "at": datetime.fromtimestamp(record.at, UTC),
-        "endpoint": record.endpoint,
-        "model": loaded.model,
-        "model_version": loaded.version,
-        "arm": record.arm,
-        "principal": record.principal,
-        "tenant": record.tenant,
-        "protocol": record.protocol,
-        "columns": columns,
-        "values": values,
-        "entities": record.entities,
-        "score": [],
-        "latency_ms": round(record.latency_s * 1e3, 4),
-        "error": record.error,
+def _document(call: Call, offset: float) -> dict[str, Any]:
+    loaded, outputs = call.runnable, call.outputs
+    scores = labels = None
+    if outputs is not None:
+        scores = loaded.scores(outputs, call.output_names)
+        labels = loaded.labels(outputs, call.output_names)
+    return {
+        "id": call.prediction_id,
+        "at": datetime.fromtimestamp(call.began + offset, UTC),
+        "values": _values(loaded, call.feeds),
+        "entities": None if call.features is None else call.features.entities,
+        "score": [] if scores is None else scores,
+        "label": labels,
+        "latency_ms": round(call.took_s * 1e3, 3),
+        "error": call.error,
     }
-    if record.outputs is not None:
-        scores = loaded.scores(record.outputs, record.output_names)
-        labels = loaded.labels(record.outputs, record.output_names)
-        document["score"] = [] if scores is None else np.ascontiguousarray(scores)
-        document["label"] = None if labels is None else np.ascontiguousarray(labels)
-    return document
 
 
-def _values(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> tuple[Any, list[str]]:
-    """Give the inputs as a table (rows, columns); tensors of more dimensions are left out of the log."""
-    names = loaded.signature.feature_names
-    if len(feeds) == 1 and feeds[0].ndim == 2 and feeds[0].dtype.kind in "fiu":  # noqa: PLR2004  a table
-        columns = list(names) or [f"f{i}" for i in range(feeds[0].shape[1])]
-        return np.ascontiguousarray(feeds[0]), columns
-    kept = [
+def _is_table(feeds: Sequence[NDArray[Any]]) -> bool:
+    return len(feeds) == 1 and feeds[0].ndim == 2 and feeds[0].dtype.kind in "fiu"  # noqa: PLR2004  rows, columns
+
+
+def _scalar_inputs(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
+    return [
         (spec.name, feed.reshape(len(feed)))
         for spec, feed in zip(loaded.signature.inputs, feeds, strict=True)
-        if feed.dtype.kind in "fiub" and feed.size == len(feed)
+        if feed.dtype.kind in "fiub" and feed.ndim and feed.size == len(feed)
     ]
-    if not kept:
-        return [], []
-    return np.stack([column.astype(np.float64) for _, column in kept], axis=1), [name for name, _ in kept]
+
+
+def _columns(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> list[str]:
+    names = loaded.signature.feature_names
+    if _is_table(feeds):
+        width = feeds[0].shape[1]
+        return list(names) if len(names) == width else [f"f{i}" for i in range(width)]
+    return [name for name, _ in _scalar_inputs(loaded, feeds)]
+
+
+def _values(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> Any:
+    """Give the inputs as a table (rows, columns); tensors of more dimensions are left out of the log."""
+    if _is_table(feeds):
+        return np.ascontiguousarray(feeds[0])
+    columns = [values.astype(np.float64) for _, values in _scalar_inputs(loaded, feeds)]
+    return np.stack(columns, axis=1) if columns else []

@@ -3,11 +3,13 @@
 The table is replaced as a whole, by one assignment; a request that looked it up before finishes on what it found.
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from clave_inference.codecs.answer_template import AnswerTemplates
 from clave_inference.domain.errors import ModelNotReady, ModelUnknown
-from clave_inference.domain.routing import Arm, ArmRole, Route
+from clave_inference.domain.routing import Arm, ArmRole, Route, place_of
 from clave_inference.runtime.loaded_version import LoadedVersion
 
 VersionKey = tuple[str, int]
@@ -40,14 +42,19 @@ class ServedEndpoint:
     feature_service: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
-    """Which version answers one request, and what becomes of copies."""
+    """Which version answers one request, and which others see copies."""
 
     endpoint: ServedEndpoint
     loaded: LoadedVersion
     arm: str
-    shadows: tuple[LoadedVersion, ...] = ()
+    shadows: "tuple[Target, ...]" = ()
+    templates: AnswerTemplates = field(init=False)
+
+    def __post_init__(self) -> None:
+        loaded = self.loaded
+        self.templates = AnswerTemplates(self.endpoint.name, str(loaded.version), loaded.signature.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class ServingTable:
         failed: Desired versions that could not be loaded, and why.
         loading: Desired versions that are not loaded yet.
         known: False until a desired state was seen, from the registry or from disk.
+        targets: Per endpoint, its targets and up to which place in [0, 1) each of them answers.
     """
 
     endpoints: Mapping[str, ServedEndpoint] = field(default_factory=dict)
@@ -71,6 +79,8 @@ class ServingTable:
     unserved: Mapping[str, str] = field(default_factory=dict)
     revision: str | None = None
     known: bool = False
+    targets: Mapping[str, tuple[tuple[float, Target], ...]] = field(default_factory=dict)
+    _pinned: dict[tuple[str, int], Target] = field(default_factory=dict)
 
     def endpoint(self, name: str) -> ServedEndpoint:
         """Find an endpoint by its name, or the endpoint of a model by the model's.
@@ -103,17 +113,26 @@ class ServingTable:
             ModelUnknown: No such endpoint, model or version.
             ModelNotReady: It is desired, but not loaded.
         """
-        endpoint = self.endpoint(name)
         if version:
-            return Target(endpoint, self.pinned(endpoint, version), "pinned")
-        arm = endpoint.route.choose(routing_key)
-        shadows = endpoint.route.shadows
-        return Target(
-            endpoint,
-            self._loaded(arm),
-            arm.role.value,
-            tuple(self._loaded(shadow) for shadow in shadows) if shadows else (),
-        )
+            return self._pinned_target(self.endpoint(name), version)
+        targets = self.targets.get(name)
+        if targets is None:
+            targets = self.targets[self.endpoint(name).name]
+        if len(targets) == 1:
+            return targets[0][1]
+        place = random.random() if routing_key is None else place_of(routing_key, targets[0][1].endpoint.route.salt)  # noqa: S311  no secret
+        for until, target in targets:
+            if place < until:
+                return target
+        return targets[-1][1]
+
+    def _pinned_target(self, endpoint: ServedEndpoint, version: str) -> Target:
+        loaded = self.pinned(endpoint, version)
+        key = (endpoint.name, loaded.version)
+        target = self._pinned.get(key)
+        if target is None:
+            target = self._pinned[key] = Target(endpoint, loaded, "pinned")
+        return target
 
     def pinned(self, endpoint: ServedEndpoint, version: str) -> LoadedVersion:
         """Find a loaded version of an endpoint's model.
@@ -150,3 +169,22 @@ class ServingTable:
         for model, version in sorted(self.loading):
             yield f"model '{model}' version {version} is being loaded"
         yield from (f"endpoint '{name}': {why}" for name, why in sorted(self.unserved.items()))
+
+
+def prepared_targets(
+    endpoints: Mapping[str, ServedEndpoint], versions: Mapping[VersionKey, LoadedVersion]
+) -> dict[str, tuple[tuple[float, Target], ...]]:
+    """Lay out every endpoint's targets over [0, 1), so that a request only has to look its own up."""
+    prepared: dict[str, tuple[tuple[float, Target], ...]] = {}
+    for name, endpoint in endpoints.items():
+        shadows = tuple(
+            Target(endpoint, versions[(arm.model, int(arm.version))], arm.role.value) for arm in endpoint.route.shadows
+        )
+        until = 0.0
+        places: list[tuple[float, Target]] = []
+        for arm in endpoint.route.arms:
+            until += arm.weight
+            loaded = versions[(arm.model, int(arm.version))]
+            places.append((until, Target(endpoint, loaded, arm.role.value, shadows)))
+        prepared[name] = tuple(places)
+    return prepared
