@@ -1,7 +1,6 @@
 """A whole feature store on real Postgres, Valkey and disk, behind its own HTTP door."""
 
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -43,12 +42,12 @@ async def feature_store(service_database, redis_url, tmp_path):
 
 
 @asynccontextmanager
-async def running(settings):
+async def running(settings, decisions=None, verifier=None):
     parts = build_parts(settings)
     app = build_app(
         parts,
-        access=Access(AllowAll()),
-        verifier=OneCaller(),
+        access=Access(decisions or AllowAll()),
+        verifier=verifier or OneCaller(),
         checks={},
         background=Background(),
         registry=CollectorRegistry(),
@@ -58,11 +57,5 @@ async def running(settings):
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://features") as client:
             client.parts = parts
-            client.restarted = lambda: running(settings)
+            client.restarted = lambda **parts: running(settings, **parts)
             yield client
-
-
-@pytest.fixture
-def at():
-    """Times of 2026 by month, day and hour."""
-    return lambda month, day, hour=0: datetime(2026, month, day, hour, tzinfo=UTC)
