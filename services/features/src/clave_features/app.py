@@ -1,9 +1,10 @@
 """The composition root: the only place that reads settings and knows every part."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -32,6 +33,7 @@ from clave_features.api.feast import feast_router
 from clave_features.api.ingestion import ingestion_router
 from clave_features.api.online import online_router
 from clave_features.api.training_sets import training_sets_router
+from clave_features.domain.errors import ScratchUnwritable
 from clave_features.runtime.engine import Engine
 from clave_features.runtime.history import HistoryFiles
 from clave_features.runtime.online_store import OnlineStore
@@ -138,7 +140,7 @@ def build_app(
                 bytes_max=settings.upload_bytes_max,
             ),
             online_router(parts.reads, parts.catalogues),
-            training_sets_router(parts.training_sets, parts.catalogues, parts.blobs),
+            training_sets_router(parts.training_sets, parts.catalogues, parts.database, parts.blobs),
             feast_router(parts.reads, parts.ingestion, parts.catalogues, scratch=parts.scratch),
         ],
         access=access,
@@ -147,6 +149,7 @@ def build_app(
             "database": parts.database.ping,
             "redis": parts.store.ping,
             "definitions": parts.catalogues.ready,
+            "data_dir": partial(_require_writable, parts.scratch),
             **checks,
         },
         lifespan=lifespan,
@@ -157,8 +160,15 @@ def build_app(
 
 
 def _clear(scratch: Path) -> None:
+    """Start with an empty scratch folder; one that cannot be made shows in readiness and in every ingest."""
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        scratch.mkdir(parents=True, exist_ok=True)
+
+
+async def _require_writable(scratch: Path) -> None:
+    if not await asyncio.to_thread(os.access, scratch, os.W_OK):
+        raise ScratchUnwritable(f"{scratch.parent} cannot be written; free space or make it writable.")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -185,3 +185,61 @@ async def test_feast_shape_keeps_order_and_true_statuses(feature_store):
         refused = await feature_store.post("/get-online-features", json={**bad, "entities": {"customer_id": [1]}})
         assert 400 <= refused.status_code < 500
     assert (await feature_store.post("/get-online-features", content=b"{")).status_code == 422
+
+
+async def test_a_retried_request_for_a_training_set_gives_the_same_one(feature_store):
+    await filled(feature_store)
+    request = {"name": "t", "feature_service": "churn_v1", "label_view": "outcome", "label": "churned"}
+    made = [
+        (await feature_store.post(f"{API}/training-sets", json=request, headers={"idempotency-key": "k"})).json()
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]
+    listed = (await feature_store.get(f"{API}/training-sets", params={"name": "t", "page_size": 5})).json()
+    assert listed["items"] == [made[0]]
+    assert (await feature_store.get(f"{API}/training-sets/{made[0]['id']}")).json() == made[0]
+    manifest = (await feature_store.get(f"{API}/training-sets/{made[0]['id']}/manifest")).json()["manifest"]
+    assert set(manifest["files"]) == {"outcome", "billing"}
+
+
+async def test_a_corrected_outcome_replaces_the_earlier_one(feature_store):
+    await filled(feature_store)
+    corrected = [{**LABELS[0], "churned": True}]
+    await feature_store.post(f"{API}/views/outcome/ingest", json={"rows": corrected})
+    request = {"name": "t", "feature_service": "churn_v1", "label_view": "outcome", "label": "churned"}
+    made = (await feature_store.post(f"{API}/training-sets", json=request)).json()
+    data = await feature_store.get(f"{API}/training-sets/{made['id']}/data")
+    assert pq.read_table(io.BytesIO(data.content))["churned"].to_pylist() == [1, 1, 1, 0]
+    none = {**request, "label_after": "2027-01-01T00:00:00Z"}
+    answer = await feature_store.post(f"{API}/training-sets", json=none)
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_labels")
+
+
+async def test_definitions_can_be_read_back(feature_store):
+    await apply(feature_store)
+    service = (await feature_store.get(f"{API}/feature-services/churn_v1")).json()
+    assert service["entity_keys"] == {"customer_id": "int64"}
+    assert service["columns"][1] == {
+        "name": "billing__contract",
+        "view": "billing",
+        "dtype": "category",
+        "levels": ["monthly", "yearly"],
+    }
+    names = [one["name"] for one in (await feature_store.get(f"{API}/views")).json()["items"]]
+    assert names == ["billing", "outcome", "person"]
+    again = await feature_store.put(f"{API}/repository", json=(await feature_store.get(f"{API}/repository")).json())
+    assert again.status_code == 422
+    assert (await feature_store.get(f"{API}/entities/customer")).json()["version"] == 1
+    assert (await feature_store.get(f"{API}/entities/nope")).status_code == 404
+
+
+async def test_a_lost_data_folder_is_named_and_comes_back(feature_store):
+    await apply(feature_store)
+    scratch = feature_store.parts.scratch
+    scratch.rmdir()
+    scratch.write_text("in the way")
+    answer = await ingest(feature_store, "billing", CSV)
+    assert (answer.status_code, answer.json()["code"]) == (503, "scratch_unwritable")
+    scratch.unlink()
+    scratch.mkdir()
+    assert (await ingest(feature_store, "billing", CSV)).status_code == 200

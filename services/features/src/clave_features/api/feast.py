@@ -23,6 +23,7 @@ from clave_features.domain.definitions import FeatureRef, Repository, View
 from clave_features.domain.dtypes import Value
 from clave_features.domain.errors import TableMalformed
 from clave_features.domain.times import from_us
+from clave_features.metrics import count_ingest
 from clave_features.services.catalogue import Catalogues
 from clave_features.services.ingestion import Ingestion
 from clave_features.services.online import OnlineReads, RawColumn
@@ -102,7 +103,7 @@ def feast_router(reads: OnlineReads, ingestion: Ingestion, catalogues: Catalogue
 
     async def write(view: View, frame: Frame, caller: Caller) -> None:
         async with written_table(scratch, _rows(frame, view), ignore_unknown=True) as table:
-            await ingestion.ingest(view.name, table, caller)
+            count_ingest(await ingestion.ingest(view.name, table, caller))
 
     @router.post("/push", summary="Ingest a push source's rows")
     async def push(request: Request, caller: Caller = governed("features:data.write", resource_id="push")) -> Response:

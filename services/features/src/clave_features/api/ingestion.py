@@ -11,6 +11,7 @@ from clave_contracts.schema import Request as Body
 from fastapi import APIRouter, Query, Request
 
 from clave_features.api.uploads import received_table
+from clave_features.metrics import count_ingest
 from clave_features.services.catalogue import Catalogues
 from clave_features.services.ingestion import Ingestion, report
 from clave_features.storage import batches
@@ -38,7 +39,9 @@ def ingestion_router(
         catalogues.current.repository.view(view)
         ignore = unknown_columns == "ignore"
         async with received_table(request, scratch=scratch, bytes_max=bytes_max, ignore_unknown=ignore) as table:
-            return await ingestion.ingest(view, table, caller)
+            settled = await ingestion.ingest(view, table, caller)
+        count_ingest(settled)
+        return settled
 
     @router.get("/views/{view}/batches", summary="List a view's ingested batches, the newest first")
     async def batch_list(

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 from clave_common.access import Caller, governed
 from clave_common.blobstore import BlobStore
+from clave_common.database import Database
+from clave_common.idempotency import answer_once
 from clave_common.pages import PageToken, decode_token, encode_token, page_size
 from clave_contracts import features as wire
 from fastapi import APIRouter, Query, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from clave_features.api.purposes import require_features
 from clave_features.domain.definitions import FeatureRef
@@ -18,23 +20,35 @@ from clave_features.services.training_sets import TrainingSets, describe
 PARQUET = "application/vnd.apache.parquet"
 
 
-def training_sets_router(training_sets: TrainingSets, catalogues: Catalogues, blobs: BlobStore) -> APIRouter:
+def training_sets_router(
+    training_sets: TrainingSets, catalogues: Catalogues, database: Database, blobs: BlobStore
+) -> APIRouter:
     """Build the routes."""
     router = APIRouter(prefix=f"{wire.API}/training-sets", tags=["training sets"])
 
-    @router.post("", status_code=201, summary="Make a training set, or find the one of the same inputs")
+    @router.post(
+        "",
+        status_code=201,
+        response_model=wire.TrainingSet,
+        summary="Make a training set, or find the one of the same inputs",
+    )
     async def create(
         body: wire.TrainingSetRequest,
         request: Request,
         caller: Caller = governed("features:offline.read", in_operation=True),
-    ) -> wire.TrainingSet:
+    ) -> Response:
         repository = catalogues.current.repository
         extra = [FeatureRef.parse(text) for text in body.extra]
         refs = [*repository.service(body.feature_service).features, *extra, FeatureRef(body.label_view, body.label)]
         await require_features(
             request, caller, "features:offline.read", "training-sets", repository, refs, service=body.feature_service
         )
-        return await training_sets.create(body, caller)
+
+        async def answer() -> Response:
+            made = await training_sets.create(body, caller)
+            return Response(made.model_dump_json(), status_code=201, media_type="application/json")
+
+        return await answer_once(database, request, principal=caller.acting_for, answer=answer)
 
     @router.get("", summary="List training sets, the newest first")
     async def page(

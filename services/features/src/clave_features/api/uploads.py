@@ -15,11 +15,12 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from clave_features.domain.errors import ScratchUnwritable, TableEmpty, TableMalformed
+from clave_features.runtime.engine import discard
 from clave_features.runtime.staging import Form, form_of
 from clave_features.services.ingestion import ReceivedTable
 
 _HEAD_BYTES: Final = 4_096
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ENOTDIR}
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def received_table(
             f"The upload cannot be kept ({error.strerror}); free space or make the data folder writable."
         ) from error
     finally:
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+        await asyncio.to_thread(discard, path)
 
 
 async def _receive(request: Request, path: Path, bytes_max: int) -> tuple[str, bytes]:
@@ -89,4 +90,4 @@ async def written_table(
         await asyncio.to_thread(path.write_bytes, data)
         yield ReceivedTable(path, sha256(data).hexdigest(), Form.JSON, ignore_unknown)
     finally:
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+        await asyncio.to_thread(discard, path)

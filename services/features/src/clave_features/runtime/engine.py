@@ -6,7 +6,7 @@ DuckDB and Arrow take some 60 MB when imported; an idle service has not imported
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -90,3 +90,9 @@ class Engine:
 def path_literal(path: Path) -> str:
     """Write a path as a SQL literal; DuckDB would read glob characters in it, which the store's own names lack."""
     return literal(str(path))
+
+
+def discard(path: Path) -> None:
+    """Remove a scratch file; one that cannot be removed goes when the service starts again."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

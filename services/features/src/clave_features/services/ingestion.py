@@ -34,7 +34,7 @@ from clave_features.domain.errors import (
     TableEmpty,
     TableMalformed,
 )
-from clave_features.runtime.engine import Engine
+from clave_features.runtime.engine import Engine, discard
 from clave_features.runtime.history import HistoryFile, HistoryFiles, latest_rows
 from clave_features.runtime.judging import Upload, Verdict, judge
 from clave_features.runtime.online_store import OnlineStore
@@ -148,7 +148,7 @@ class Ingestion:
                 await batches.abandon(tx, batch.batch_no)
             raise
         finally:
-            await asyncio.to_thread(target.unlink, missing_ok=True)
+            await asyncio.to_thread(discard, target)
         return await self._commit(batch, verdict, blob, by)
 
     async def _commit(

@@ -19,7 +19,7 @@ from clave_contracts.events import AuditEntry, Event
 from clave_features.domain.definitions import FeatureRef, FeatureService, View
 from clave_features.domain.digests import digest_of
 from clave_features.domain.errors import DefinitionInvalid, TrainingSetNotFound
-from clave_features.runtime.engine import Engine
+from clave_features.runtime.engine import Engine, discard
 from clave_features.runtime.history import HistoryFiles
 from clave_features.runtime.snapshots import Side, Snapshot, SnapshotPlan, build, join_sql, labels_sql
 from clave_features.services.catalogue import SERVICE, VIEW, Catalogue, Catalogues
@@ -127,7 +127,7 @@ class TrainingSets:
             snapshot = await self._engine.run(build, self._engine, plan, target)
             return snapshot, await self._blobs.put(file_chunks(str(target)))
         finally:
-            await asyncio.to_thread(target.unlink, missing_ok=True)
+            await asyncio.to_thread(discard, target)
 
     async def _keep(
         self,
