@@ -11,7 +11,6 @@ from clave_common.background import Background
 from clave_common.clock import SystemClock
 from clave_common.database import Database, event_stream
 from clave_common.logs import configure_logs
-from clave_common.migrations import migrate
 from clave_common.outbox import LOOP_NAME as OUTBOX_LOOP
 from clave_common.outbox import OutboxRelay
 from clave_common.redis_client import connect_redis
@@ -108,6 +107,8 @@ def run_service() -> int:
 
 def run_migrations() -> int:
     """Bring the schema to its newest revision."""
+    from clave_common.migrations import migrate  # noqa: PLC0415 - 8 MB of Alembic that a serving process does without
+
     settings = TrainerSettings()
     configure_logs(service="trainer", form=settings.peers.log_format, level=settings.peers.log_level)
     migrate(url=settings.database_url.get_secret_value(), package="clave_trainer", metadata=METADATA)

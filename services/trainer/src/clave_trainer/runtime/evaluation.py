@@ -20,10 +20,10 @@ from clave_trainer.domain.discrimination import (
     TooFewOutcomes,
     auc_interval,
     compare_auc,
-    place,
 )
 from clave_trainer.domain.fairness import FairnessMetric, FairnessRule, Verdict, compare_groups, group_figures
 from clave_trainer.domain.gates import ChallengerRule, Direction, GateResult, Limit, PrimaryMetric
+from clave_trainer.domain.intervals import Interval, z_of
 from clave_trainer.domain.probability import (
     compare_terms,
     confusion,
@@ -200,6 +200,12 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def _auc_lost(outcomes: Bools, calm: Floats, disturbed: Floats) -> Interval:
+    shown = compare_auc(outcomes, champion=calm, challenger=disturbed)
+    half = z_of(0.95) * shown.standard_error
+    return Interval(-shown.improvement, -shown.improvement - half, -shown.improvement + half)
+
+
 def latency_us(candidate: Candidate, row: Rows) -> tuple[float, float]:
     """Time one row on one thread; returns the median and the 99th percentile in microseconds."""
     times = []
@@ -226,7 +232,7 @@ def cost_gates(policy: dict[str, Any], candidate: Candidate, row: Rows) -> tuple
 def robustness_gates(
     policy: dict[str, Any], params: dict[str, Any], candidate: Candidate, frame: Frame, rows: Rows
 ) -> list[GateResult]:
-    """Judge how much order the candidate loses on noisy and on gapped rows."""
+    """Judge how much order the candidate loses on noisy and on gapped rows, by the paired interval of the loss."""
     outcomes = frame.outcomes
     limit = policy["robustness_auc_loss_max"]
     seed = int(params.get("seed", 0))
@@ -235,8 +241,8 @@ def robustness_gates(
         "gaps": with_gaps(rows, share=float(params["robustness_missing"]), seed=seed),
     }
     try:
-        calm = place(outcomes, candidate.scores(rows)).auc
-        lost = {name: calm - place(outcomes, candidate.scores(each)).auc for name, each in disturbed.items()}
+        calm = candidate.scores(rows)
+        lost = {name: _auc_lost(outcomes, calm, candidate.scores(each)) for name, each in disturbed.items()}
     except TooFewOutcomes as error:
         return [GateResult("robustness", Verdict.FAIL, f"the evaluation rows cannot judge: {error}")]
     return [
