@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clave.stack.layout import Layout
 
 _MARK = "made-by-demo"
+_NAMES_SHOWN = 5
 _START_TIMEOUT_S = 180.0
 
 
@@ -137,7 +138,7 @@ def _show_summary(summary: dict[str, Any], timeline: "Timeline") -> None:
         ("first answered prediction", f"{timeline.marks.get('first_prediction', 0):.1f} s after the start"),
         ("calm stretch", f"{calm['outcomes']} outcomes, {_compared(calm)}: no alarm"),
         ("shifted mix", f"{shifted['outcomes']} outcomes, {_compared(shifted)}"),
-        ("drift named in", ", ".join(summary["drifted_features"])),
+        ("drift named in", _some(summary["drifted_features"])),
         ("decision", f"retrain: {summary['decision']}"),
         ("promoted", f"v{summary['live_version']} instead of v{summary['first_version']}"),
         ("refused", "; ".join(summary["refused_reasons"])),
@@ -150,6 +151,12 @@ def _show_summary(summary: dict[str, Any], timeline: "Timeline") -> None:
     ]
     stdout().print()
     show_table(("", "the loop, in the services' own figures"), rows)
+
+
+def _some(names: list[str]) -> str:
+    """Name the first few, strongest first, and count the rest."""
+    rest = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _compared(figures: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ def up(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds until everything must be healthy.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until everything must be healthy.")] = 180.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start the local stack: Postgres, Valkey, Envoy, six services and a worker."""

@@ -13,6 +13,7 @@ from clave.demo.telco import Customer, join_keys_of, to_csv
 # The table carries no dates: the past is dated two days ago, its outcomes one day ago.
 _PAST = timedelta(days=2)
 _PAST_OUTCOMES = timedelta(days=1)
+_METRICS_TOLD = ("auc", "log_loss", "brier", "calibration_error", "precision", "recall")
 
 
 async def apply_repository(stage: Stage) -> None:
@@ -85,7 +86,7 @@ async def show_version(stage: Stage, model: str, number: int) -> Version:
     """Tell what the registry knows of a version, and the sections of its card."""
     version = await stage.admin.version(model, number)
     test = version.evaluation.metrics.get("test", {}) if version.evaluation else {}
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(test.items()))
+    figures = ", ".join(f"{name.replace('_', ' ')} {test[name]:.4f}" for name in _METRICS_TOLD if name in test)
     stage.timeline.line(
         f"{model} v{number} is {version.status}; on its test split: {figures}",
         version=number,

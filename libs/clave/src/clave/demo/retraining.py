@@ -13,7 +13,7 @@ from clave.demo.telco import draw_stream
 from clave.demo.traffic import Application
 from clave.failures import Failure
 
-_TRAFFIC_ROWS = 20
+_TRAFFIC_ROWS = 40
 # Two stumps: a challenger that no honest gate lets through.
 _CRIPPLED = {"rounds": 2, "max_depth": 1}
 
@@ -36,8 +36,6 @@ async def retrain(stage: Stage, application: Application, decision: Decision) ->
     async with _traffic(stage, application):
         finished = expect_success(await watch_run(stage, run.id))
     stage.timeline.mark("promoted")
-    for gate in finished.gates:
-        stage.timeline.line(f"  gate {gate.gate:<18} {gate.verdict:<15} {gate.detail}", gate=gate.model_dump())
     if finished.rollout_id is not None:
         _tell_rollout(stage, await stage.admin.registry.rollout(finished.rollout_id))
     return finished

@@ -67,7 +67,9 @@ async def close_the_loop(timeline: Timeline, *, admin: AsyncClient, plan: Plan, 
         "live_version": endpoint.live_version,
         "calm": _performance(before),
         "shifted": _performance(harmed),
-        "drifted_features": [item.feature for item in harmed.features if item.drifted],
+        "drifted_features": [
+            item.feature for item in sorted(harmed.features, key=lambda item: -item.effect) if item.drifted
+        ],
         "decision": decision.reason,
         "retraining_run": retrained.id,
         "refused_run": refused.id,

@@ -8,9 +8,9 @@ interrupted anywhere is continued by the next one. `stop` leaves no process behi
 import fcntl
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +21,6 @@ from clave.stack import edge, health, postgres, processes
 from clave.stack.layout import SERVICES, Layout
 from clave.stack.ports import PortPlan, plan_ports, read_ports, record_ports
 from clave.stack.programs import (
-    Program,
     infrastructure,
     port_names,
     service_environment,
@@ -258,42 +257,53 @@ def _start_services(
     layout: Layout, supervisor: Supervisor, passwords: Passwords, ports: PortPlan, services: tuple[str, ...], tell: Tell
 ) -> None:
     postgres.prepare_database(layout, passwords)
-    programs = {program.name: program for program in service_programs(layout, services, ports, passwords)}
-    with ThreadPoolExecutor(max_workers=min(len(os.sched_getaffinity(0)), 4)) as pool:
-        # Each service starts as soon as its own schema is there.
-        for service in pool.map(lambda name: _migrate(layout, name, programs[name], ports, passwords), services):
-            supervisor.start(service, group="services")
+    programs = {program.name for program in service_programs(layout, services, ports, passwords)}
+    for service in _migrate(layout, services, ports, passwords):
+        supervisor.start(service, group="services")  # each as soon as its own schema is there
     if "worker" in programs:
         supervisor.start("worker", group="services")
     if services:
         tell(f"database schemas are current; starting {len(programs)} service processes")
 
 
-def _migrate(layout: Layout, service: str, program: Program, ports: PortPlan, passwords: Passwords) -> str:
-    environment = {
-        **os.environ,
-        **service_environment(layout, service, ports, passwords),
-        processes.MARK: layout.stack_id,
-        processes.PROGRAM_MARK: f"{service}-migration",
-    }
-    attempt = subprocess.run(
-        [*program.argv[:-1], "migrate"],
-        cwd=layout.root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_MIGRATION_TIMEOUT_S,
-    )
-    with layout.log(service).open("a") as log:
-        log.write(attempt.stdout + attempt.stderr)
-    if attempt.returncode != 0:
-        raise StartFailed(
-            f"The database migration of {service} failed.",
-            remedy=f"The whole log: {layout.log(service)}",
-            log=(attempt.stdout + attempt.stderr).splitlines()[-_LOG_LINES:],
+def _migrate(layout: Layout, services: tuple[str, ...], ports: PortPlan, passwords: Passwords) -> Iterator[str]:
+    """Run the migrations and name each service whose schema is current.
+
+    Raises:
+        StartFailed: A migration failed; carries the end of its log.
+    """
+    environment = dict(os.environ)
+    for service in services:
+        environment |= service_environment(layout, service, ports, passwords)
+    environment |= {processes.MARK: layout.stack_id, processes.PROGRAM_MARK: "migrations"}
+    current = list(services[:1])
+    with layout.log("migrations").open("w") as log:
+        work = subprocess.Popen(
+            [sys.executable, "-m", "clave.stack.migrations", *services],
+            cwd=layout.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
-    return service
+        try:
+            for line in work.stdout or ():
+                log.write(line)
+                word, _, service = line.strip().partition(" ")
+                if word == "migrated":
+                    current = list(services[services.index(service) + 1 :][:1])
+                    yield service
+            work.wait(_MIGRATION_TIMEOUT_S)
+        finally:
+            work.kill()
+            work.wait()
+    if work.returncode != 0:
+        raise StartFailed(
+            f"The database migration of {', '.join(current) or 'a service'} failed.",
+            remedy=f"The whole log: {layout.log('migrations')}",
+            log=tail(layout, "migrations"),
+        )
 
 
 def _await_health(
