@@ -24,12 +24,12 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from clave_common.clock import Clock, SystemClock
-from clave_common.errors import Unavailable
+from clave_common.errors import InvalidArgument, Unavailable
 
 AUDIT_STREAM = "clave.audit"
 _NAMING = {
@@ -154,10 +154,16 @@ class Database:
 
         Raises:
             Unavailable: Postgres cannot be reached.
+            InvalidArgument: A value has no place in its column, for example text with a NUL character.
         """
         try:
             async with self._sessions() as session, session.begin():
                 yield Transaction(session, self.metadata, self._service, self._clock)
+        except DataError as error:
+            raise InvalidArgument(
+                "A value cannot be stored: text with a NUL character, or a number out of range.",
+                code="value_not_storable",
+            ) from error
         except (OperationalError, InterfaceError, TimeoutError) as error:
             raise database_unavailable() from error
         except DBAPIError as error:

@@ -83,6 +83,7 @@ class SnapshotKeeper:
         self._policy: str | None = None
         self._contact_at = now()
         self._failing: str | None = None
+        self._seen: bytes | str | None = None
         self._asked_at = 0.0
 
     def current(self) -> Snapshot | None:
@@ -167,10 +168,19 @@ class SnapshotKeeper:
         self._failing = error.code
 
     async def _wait(self) -> None:
+        """Wait for the gateway's next event, or for the next poll; an event during a refresh is not missed."""
         if self._redis is None:
             await asyncio.sleep(_POLL_S)
             return
+        stream = event_stream("gateway")
         try:
-            await self._redis.xread({event_stream("gateway"): "$"}, count=1, block=int(_POLL_S * 1000))
+            if self._seen is None:
+                newest = await self._redis.xrevrange(stream, count=1)
+                self._seen = newest[0][0] if newest else b"0-0"
+                return
+            await self._redis.xread({stream: self._seen}, count=1, block=int(_POLL_S * 1000))
+            newest = await self._redis.xrevrange(stream, count=1)
+            self._seen = newest[0][0] if newest else b"0-0"
         except REDIS_AWAY:
+            self._seen = None
             await asyncio.sleep(_POLL_S)
