@@ -58,7 +58,7 @@ def evaluation_report(
     facts = {
         "metrics": _metrics(candidate, frame, dealt, test, judged, window) | {"serving": cost_figures},
         "gates": [_verdict(result) for result in results] + _without_champion(champion),
-        "passed": verdict is not Verdict.FAIL,
+        "passed": not any(needs_a_person(result, policy) or result.verdict is Verdict.FAIL for result in results),
         "fairness": fairness,
         "slices": slices,
         "champion": champion,
@@ -69,6 +69,16 @@ def evaluation_report(
     _write_reference(folder / OUT_FOLDER / REFERENCE_FILE, judged, scores)
     refused = [result.reason for result in results if result.verdict is Verdict.FAIL]
     return {"facts": facts, "window": window, "verdict": str(verdict), **({"refused": refused} if refused else {})}
+
+
+def needs_a_person(result: GateResult, policy: dict[str, Any]) -> bool:
+    """Tell whether a gate that could not decide holds the version up until somebody approves it.
+
+    Fairness that the rows cannot tell is shown on the card and holds nothing up, unless ``parity_blocks`` says so.
+    """
+    if result.verdict is not Verdict.REVIEW:
+        return False
+    return bool(policy["parity_blocks"]) or not result.gate.startswith("fairness:")
 
 
 def evaluation_rows(test: Frame, after: str | None, *, rows_min: int) -> tuple[Frame, str]:
