@@ -7,7 +7,7 @@ from clave_common.migrations import migrate
 from clave_common.serve import serve
 
 from clave_registry.app import Settings, create_app
-from clave_registry.storage.tables import metadata
+from clave_registry.storage.mlflow.tables import metadata
 
 
 def main(arguments: list[str]) -> int:

@@ -31,6 +31,9 @@ from clave_registry.api.operations import Operations
 from clave_registry.api.versions import version_routes
 from clave_registry.controller import LOOP_NAME as ROLLOUT_LOOP
 from clave_registry.controller import RolloutController
+from clave_registry.mlflow.api import ARTIFACTS, mlflow_routes
+from clave_registry.mlflow.context import Context
+from clave_registry.mlflow.errors import MlflowErrors
 from clave_registry.runtime.model_inspector import Limits, ModelInspector
 from clave_registry.services.approvals import Approvals
 from clave_registry.services.blobs import Blobs
@@ -41,7 +44,7 @@ from clave_registry.services.lineage import Lineages
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import AnalysisSource, Rollouts
 from clave_registry.services.versions import Versions
-from clave_registry.storage.tables import metadata
+from clave_registry.storage.mlflow.tables import metadata
 
 VERSION = "0.1.0"
 _MIB = 1024 * 1024
@@ -116,6 +119,7 @@ def wire(
         model_routes(operations),
         version_routes(operations),
         endpoint_routes(operations),
+        mlflow_routes(Context(database, store, now, inspector, blob_bytes_max=settings.blob_bytes_max)),
     ]
     return Wired(operations, RolloutController(database, rollouts, tick_s=settings.rollout_tick_s), routers)
 
@@ -147,7 +151,7 @@ def create_app(settings: Settings) -> FastAPI:
         await redis.aclose()
         await database.close()
 
-    return create_service_app(
+    app = create_service_app(
         service="registry",
         version=VERSION,
         description="Models, versions, artifacts, lineage, approvals, cards, endpoints, rollouts.",
@@ -157,8 +161,10 @@ def create_app(settings: Settings) -> FastAPI:
         checks={"database": database.ping, "access": kit.ready},
         lifespan=lifespan,
         body_bytes_max=settings.body_bytes_max,
-        streaming_prefixes=(f"{API}/blobs/",),
+        streaming_prefixes=(f"{API}/blobs/", f"{ARTIFACTS}/"),
     )
+    app.add_middleware(MlflowErrors)
+    return app
 
 
 def _loops(kit: AccessKit, database: Database, redis: Redis, controller: RolloutController) -> Background:

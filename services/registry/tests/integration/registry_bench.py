@@ -20,7 +20,8 @@ from clave_common.service_app import create_service_app
 from clave_gateway.policy_files import read_policy, shipped_policy_dir
 from clave_registry.app import Settings, Wired, wire
 from clave_registry.domain.rollout import Analysis, Verdict
-from clave_registry.storage.tables import metadata
+from clave_registry.mlflow.errors import MlflowErrors
+from clave_registry.storage.mlflow.tables import metadata
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 
@@ -148,6 +149,7 @@ async def bench(service_database: Callable[[str], str], tmp_path: Path, policy_a
         registry=CollectorRegistry(),
         streaming_prefixes=(f"{API}/blobs/", "/api/2.0/mlflow-artifacts/"),
     )
+    app.add_middleware(MlflowErrors)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://registry") as client:
         yield Bench(wired, database, client, source)

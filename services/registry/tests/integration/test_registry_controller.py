@@ -7,7 +7,7 @@ import pytest
 from clave_common.background import Background
 from clave_common.migrations import drift
 from clave_registry.controller import RolloutController
-from clave_registry.storage.tables import metadata
+from clave_registry.storage.mlflow.tables import metadata
 from registry_bench import API, Bench, register
 
 pytestmark = pytest.mark.integration

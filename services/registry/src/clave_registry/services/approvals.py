@@ -122,7 +122,7 @@ class Approvals:
             model_row, row = await version_of(tx, caller, model, version, lock=True)
             require_revision(row.revision, revision)
             stage = moved(Stage(row.status), Stage.ARCHIVED)
-            await _require_unused(tx, model_row, version)
+            await require_unused(tx, model_row, version)
             row = await self._move(tx, caller, model_row, row, stage, reason=reason or "archived")
             return (await shown(tx, model_row, [row]))[0]
 
@@ -253,7 +253,12 @@ def _waits_for(found: Standing) -> str:
     return f"waits for: {'; '.join(waits)}"
 
 
-async def _require_unused(tx: Transaction, model: ModelRow, version: int) -> None:
+async def require_unused(tx: Transaction, model: ModelRow, version: int) -> None:
+    """Refuse to take a version away that answers for an endpoint, or is on its way there.
+
+    Raises:
+        VersionInUse: It does.
+    """
     for endpoint in await endpoints.of_model(tx, model.id):
         running = await rollouts.find(tx, endpoint.rollout_id) if endpoint.rollout_id else None
         if version == endpoint.live_version or (running is not None and running.version == version):

@@ -105,8 +105,9 @@ async def deployable(
     entries = await versions.entries_of(tx, [row.manifest_digest])
     paths = [entry.path for entry in entries]
     unsafe = [path for path in paths if path.lower().endswith(PICKLE_SUFFIXES)]
-    if SERVED_ARTIFACT not in paths or unsafe:
-        why = f"holds {', '.join(unsafe)}" if unsafe else f"has no {SERVED_ARTIFACT}"
+    if SERVED_ARTIFACT not in paths or unsafe or not row.signature.get("inputs"):
+        lacks = "no known signature" if SERVED_ARTIFACT in paths else f"no {SERVED_ARTIFACT}"
+        why = f"holds {', '.join(unsafe)}" if unsafe else f"has {lacks}"
         raise NotDeployable(f"Version {number} {why} and cannot be served.", version=number, unsafe=unsafe)
     spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
     resource = version_resource(model, row, spoken, namespace=namespace, extra={"endpoint": endpoint})

@@ -62,6 +62,13 @@ class VersionRow:
     created_by: str
     created_at: datetime
     updated_at: datetime
+    source: str
+    artifact_root: str | None
+    run_id: str
+    run_link: str
+    logged_model_id: str | None
+    legacy_stage: str
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

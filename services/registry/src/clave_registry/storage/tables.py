@@ -68,7 +68,17 @@ versions = Table(
     Column("created_by", Text, nullable=False),
     _moment("created_at"),
     _moment("updated_at"),
+    # What MLflow's clients know a version by; empty for versions of the own API.
+    Column("source", Text, nullable=False, server_default=""),
+    Column("artifact_root", Text, nullable=True),
+    Column("run_id", Text, nullable=False, server_default=""),
+    Column("run_link", Text, nullable=False, server_default=""),
+    Column("logged_model_id", Text, nullable=True),
+    Column("legacy_stage", Text, nullable=False, server_default="None"),
+    _moment("deleted_at", nullable=True),
     ForeignKeyConstraint(["model_id"], ["models.id"]),
+    Index("ix_versions_run", "run_id", postgresql_where=text("run_id <> ''")),
+    Index("ix_versions_artifact_root", "artifact_root", postgresql_where=text("artifact_root is not null")),
     Index("ix_versions_updated", "updated_at", "model_id", "version"),
     Index("ix_versions_tags", "tags", postgresql_using="gin", postgresql_ops={"tags": "jsonb_path_ops"}),
 )

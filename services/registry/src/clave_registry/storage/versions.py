@@ -33,7 +33,9 @@ async def add(tx: Transaction, values: dict[str, Any]) -> VersionRow:
 
 async def find(tx: Transaction, model_id: str, version: int, *, lock: bool = False) -> VersionRow | None:
     """Find a version; with `lock`, hold it until the transaction ends."""
-    statement = select(versions).where(versions.c.model_id == model_id, versions.c.version == version)
+    statement = select(versions).where(
+        versions.c.model_id == model_id, versions.c.version == version, versions.c.deleted_at.is_(None)
+    )
     if lock:
         statement = statement.with_for_update()
     return record(VersionRow, (await tx.session.execute(statement)).mappings().first())
@@ -43,7 +45,7 @@ async def page(
     tx: Transaction, model_id: str, *, before: int | None, limit: int, status: str | None
 ) -> list[VersionRow]:
     """List a model's versions, newest first, from before a number on."""
-    statement = select(versions).where(versions.c.model_id == model_id)
+    statement = select(versions).where(versions.c.model_id == model_id, versions.c.deleted_at.is_(None))
     if before is not None:
         statement = statement.where(versions.c.version < before)
     if status is not None:

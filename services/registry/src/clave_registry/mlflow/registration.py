@@ -1,0 +1,204 @@
+"""Registers a version from MLflow's ``source``: finds its files, pins them, looks into its ONNX graph."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from clave_common.access import Caller
+from clave_common.database import Transaction
+from clave_common.errors import InvalidArgument
+from sqlalchemy import RowMapping
+
+from clave_registry.domain.manifest import Artifact, Manifest
+from clave_registry.domain.version import Stage
+from clave_registry.mlflow.context import Context, audited
+from clave_registry.mlflow.logged_models import logged_model_of
+from clave_registry.mlflow.messages import Message
+from clave_registry.mlflow.model_versions import version_of
+from clave_registry.mlflow.registered_models import model_of
+from clave_registry.mlflow.sources import (
+    FolderSource,
+    ForeignSource,
+    LoggedModelSource,
+    RunSource,
+    VersionSource,
+    folder_of,
+    parse_source,
+)
+from clave_registry.mlflow.values import REGISTRY_TAG_CHARACTERS_MAX, Fields, invalid, key_values
+from clave_registry.mlflow.version_messages import version_message
+from clave_registry.runtime.model_inspector import UnsafeModel
+from clave_registry.services.governance import announce, tenant_of, version_path
+from clave_registry.storage import models, versions
+from clave_registry.storage.mlflow import artifacts
+from clave_registry.storage.mlflow import logged_models as logged_rows
+from clave_registry.storage.mlflow import runs as run_rows
+
+GRAPH = "model.onnx"
+EMPTY_MANIFEST = hashlib.sha256(b"[]").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a source turned out to be.
+
+    Attributes:
+        folder: Folder of the artifact table; None where the registry holds no files of it.
+        manifest_digest: Of the version that is being copied.
+        source: What to remember as the version's source.
+    """
+
+    source: str
+    run_id: str = ""
+    logged_model_id: str | None = None
+    folder: str | None = None
+    manifest_digest: str | None = None
+    params: dict[str, str] | None = None
+
+
+class Registration:
+    """Create model versions."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def create(self, caller: Caller, fields: Fields) -> Message:
+        """Register a version."""
+        async with self._context.database.transaction() as tx:
+            await model_of(tx, caller, fields)
+            origin = await _origin(tx, caller, fields)
+            graph = await _graph(tx, caller, origin)
+        signature, reason = await self._look_into(graph)
+        tags = key_values(fields.items("tags"), what="tag", length_max=REGISTRY_TAG_CHARACTERS_MAX)
+        now = self._context.clock.now()
+        async with self._context.database.transaction() as tx:
+            model = await model_of(tx, caller, fields)
+            digest = await _pinned(tx, caller, origin)
+            number = await models.take_number(tx, model.id, at=now)
+            row = await versions.add(
+                tx,
+                {
+                    "model_id": model.id,
+                    "version": number,
+                    "status": Stage.DRAFT.value,
+                    "status_reason": reason,
+                    "manifest_digest": digest,
+                    "signature": signature,
+                    "params": origin.params or {},
+                    "lineage": {"run_id": origin.run_id or None, "datasets": []},
+                    "card": {},
+                    "tags": tags,
+                    "description": fields.text("description", ""),
+                    "contributors": [caller.acting_for],
+                    "created_by": caller.acting_for,
+                    "created_at": now,
+                    "updated_at": now,
+                    "source": origin.source,
+                    "artifact_root": origin.folder,
+                    "run_id": origin.run_id,
+                    "run_link": fields.text("run_link", ""),
+                    "logged_model_id": origin.logged_model_id,
+                },
+            )
+            path = version_path(model.name, number)
+            await versions.remember(tx, row, at=now, by=caller.acting_for, action="registered", detail=origin.source)
+            await audited(tx, caller, "registry:version.create", path, manifest_digest=digest)
+            await announce(
+                tx,
+                "ModelVersionRegistered",
+                path,
+                tenant=model.tenant,
+                model=model.name,
+                version=number,
+                manifest_digest=digest,
+                run_id=origin.run_id or None,
+            )
+        return {"model_version": version_message(model.name, row, ())}
+
+    async def _look_into(self, graph: RowMapping | None) -> tuple[dict[str, Any], str]:
+        empty: dict[str, Any] = {"inputs": [], "outputs": []}
+        if graph is None:
+            return empty, ""
+        try:
+            facts = await self._context.inspector.inspect(self._context.store.read(graph["digest"]), path=GRAPH)
+        except UnsafeModel as refusal:  # it may be kept, and can never be deployed: it has no signature
+            return empty, refusal.detail
+        inputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.inputs]
+        outputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.outputs]
+        return {"inputs": inputs, "outputs": outputs}, ""
+
+
+async def _origin(tx: Transaction, caller: Caller, fields: Fields) -> Origin:
+    source = fields.text("source")
+    run_id, model_id = fields.text("run_id", ""), fields.optional("model_id")
+    match parse_source(source):
+        case LoggedModelSource(found):
+            if model_id not in {None, found}:
+                raise invalid("model_id", model_id)
+            return await _from_logged_model(tx, caller, source, found, run_id)
+        case RunSource(found, path):
+            if run_id and run_id != found:
+                raise invalid("run_id", run_id)
+            run = await run_rows.find(tx, tenant_of(caller), found)
+            folder = f"{folder_of(run['artifact_uri'])}/{path}" if run is not None else None
+            return Origin(source, found, model_id, folder, params=dict(run["params"]) if run else None)
+        case VersionSource(name, version):
+            copied = Fields({"name": name, "version": str(version)})
+            _, row = await version_of(tx, caller, copied)
+            if (run_id and run_id != row.run_id) or model_id not in {None, row.logged_model_id}:
+                raise invalid("run_id" if run_id else "model_id", run_id or model_id)
+            return Origin(
+                row.source or source, row.run_id, row.logged_model_id, None, row.manifest_digest, dict(row.params)
+            )
+        case FolderSource(path):
+            await _require_inside(tx, caller, source, path, run_id=run_id, model_id=model_id)
+            return Origin(source, run_id, model_id, path)
+        case ForeignSource():
+            return Origin(source, run_id, model_id)
+
+
+async def _from_logged_model(tx: Transaction, caller: Caller, source: str, model_id: str, run_id: str) -> Origin:
+    row = await logged_model_of(tx, caller, model_id)
+    folder = folder_of(row["artifact_uri"])
+    return Origin(source, run_id or row["source_run_id"], model_id, folder, params=dict(row["params"]))
+
+
+async def _require_inside(
+    tx: Transaction, caller: Caller, source: str, path: str, *, run_id: str, model_id: str | None
+) -> None:
+    roots: list[str] = []
+    if run_id and (run := await run_rows.find(tx, tenant_of(caller), run_id)) is not None:
+        roots.append(folder_of(run["artifact_uri"]))
+    if model_id and (logged := await logged_rows.find(tx, tenant_of(caller), model_id)) is not None:
+        roots.append(folder_of(logged["artifact_uri"]))
+    if not any(path == root or path.startswith(f"{root}/") for root in roots):
+        raise InvalidArgument(
+            f"Invalid model version source: '{source[:200]}'. It must lie inside the artifacts of the run_id or the "
+            "model_id that comes with it.",
+            field="source",
+        )
+
+
+async def _graph(tx: Transaction, caller: Caller, origin: Origin) -> RowMapping | None:
+    if origin.folder is None:
+        return None
+    return await artifacts.find(tx, tenant_of(caller), f"{origin.folder}/{GRAPH}")
+
+
+async def _pinned(tx: Transaction, caller: Caller, origin: Origin) -> str:
+    if origin.manifest_digest is not None:
+        return origin.manifest_digest
+    if origin.folder is None:
+        return EMPTY_MANIFEST
+    await artifacts.hold_still(tx, tenant_of(caller))
+    files = await artifacts.below(tx, tenant_of(caller), origin.folder)
+    if not files:
+        return EMPTY_MANIFEST
+    start = len(origin.folder) + 1
+    manifest = Manifest.of(Artifact(row["path"][start:], row["digest"], row["size"]) for row in files)
+    entries = [
+        {"path": a.path, "digest": a.digest, "size": a.size, "media_type": "application/octet-stream"}
+        for a in manifest.artifacts
+    ]
+    await versions.add_manifest(tx, manifest.digest, entries)
+    return manifest.digest

@@ -1,0 +1,190 @@
+"""Queries on runs, their metrics, datasets and models."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from clave_common.database import Transaction
+from sqlalchemy import (
+    BigInteger,
+    Float,
+    RowMapping,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+
+from clave_registry.domain.filters import Value
+from clave_registry.storage.mlflow.search import Binding, Expression, compared
+from clave_registry.storage.mlflow.tables import latest_metrics, metrics, run_datasets, run_models, runs
+
+
+def _metric(key: str, op: str, value: float) -> Any:
+    this = and_(latest_metrics.c.run_id == runs.c.run_id, latest_metrics.c.key == key)
+    ordinary = and_(latest_metrics.c.is_nan.is_(False), compared(latest_metrics.c.value, op, value))
+    held = or_(latest_metrics.c.is_nan, ordinary) if op == "!=" else ordinary
+    return exists().where(this, held)
+
+
+def _metric_terms(key: str) -> tuple[Expression, Expression]:
+    def of(column: Expression) -> Expression:
+        found: Expression = (
+            select(column)
+            .where(latest_metrics.c.run_id == runs.c.run_id, latest_metrics.c.key == key)
+            .scalar_subquery()
+        )
+        return found
+
+    is_nan = of(latest_metrics.c.is_nan)
+    rank: Expression = case((is_nan.is_(None), 2), (is_nan, 1), else_=0)
+    return rank, func.coalesce(of(latest_metrics.c.value), literal(0.0, Float))
+
+
+def _dataset(key: str, op: str, value: Value) -> Any:
+    this = run_datasets.c.run_id == runs.c.run_id
+    if key == "context":
+        return exists().where(this, compared(run_datasets.c.tags["mlflow.data.context"].astext, op, value))
+    column = run_datasets.c.digest if key == "digest" else run_datasets.c.name
+    return exists().where(this, compared(column, op, value))
+
+
+BINDING = Binding(
+    attributes={
+        "run_id": runs.c.run_id,
+        "run_name": runs.c.run_name,
+        "status": runs.c.status,
+        "artifact_uri": runs.c.artifact_uri,
+        "user_id": runs.c.user_id,
+        "lifecycle_stage": runs.c.lifecycle_stage,
+        "experiment_id": cast(runs.c.experiment_id, Text),
+        "start_time": runs.c.start_time,
+        "end_time": runs.c.end_time,
+        "created": runs.c.start_time,
+        "Created": runs.c.start_time,
+    },
+    tags=runs.c.tags,
+    params=runs.c.params,
+    metric=_metric,
+    metric_terms=_metric_terms,
+    dataset=_dataset,
+)
+
+
+async def add(tx: Transaction, values: dict[str, Any]) -> RowMapping:
+    """Insert a run."""
+    return (await tx.session.execute(insert(runs).values(**values).returning(*runs.c))).mappings().one()
+
+
+async def find(tx: Transaction, tenant: str, run_id: str, *, lock: bool = False) -> RowMapping | None:
+    """Find a run; with `lock`, hold it until the transaction ends."""
+    statement = select(runs).where(runs.c.run_id == run_id, runs.c.tenant == tenant)
+    if lock:
+        statement = statement.with_for_update()
+    return (await tx.session.execute(statement)).mappings().first()
+
+
+async def change(tx: Transaction, run_id: str, **values: Any) -> RowMapping:
+    """Update a run."""
+    statement = update(runs).where(runs.c.run_id == run_id).values(**values).returning(*runs.c)
+    return (await tx.session.execute(statement)).mappings().one()
+
+
+async def merge_tags(tx: Transaction, run_id: str, tags: dict[str, str]) -> None:
+    """Set some tags."""
+    await tx.session.execute(
+        update(runs).where(runs.c.run_id == run_id).values(tags=runs.c.tags.op("||")(literal(tags, runs.c.tags.type)))
+    )
+
+
+async def add_metrics(tx: Transaction, run_id: str, values: Sequence[dict[str, Any]]) -> None:
+    """Append values of metrics; one that is there already changes nothing. The caller holds the run's row."""
+    if not values:
+        return
+    rows = [{"run_id": run_id, **value} for value in values]
+    await tx.session.execute(insert(metrics).on_conflict_do_nothing(), rows)
+    latest: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["key"] not in latest or _rank(row) >= _rank(latest[row["key"]]):
+            latest[row["key"]] = row
+    statement = insert(latest_metrics)
+    new, old = statement.excluded, latest_metrics.c
+    newer = tuple_(new.step, new.timestamp, new.value) >= tuple_(old.step, old.timestamp, old.value)
+    columns = ("timestamp", "step", "value", "is_nan", "model_id", "dataset_name", "dataset_digest")
+    upsert = statement.on_conflict_do_update(
+        index_elements=["run_id", "key"], set_={name: new[name] for name in columns}, where=newer
+    )
+    await tx.session.execute(upsert, [latest[key] for key in sorted(latest)])
+
+
+def _rank(row: dict[str, Any]) -> tuple[int, int, float]:
+    return row["step"], row["timestamp"], row["value"]
+
+
+async def latest_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+    """Give the latest value of every metric of some runs."""
+    statement = select(latest_metrics).where(latest_metrics.c.run_id.in_(list(run_ids))).order_by(latest_metrics.c.key)
+    return _grouped((await tx.session.execute(statement)).mappings().all())
+
+
+async def datasets_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+    """Give the datasets of some runs."""
+    statement = select(run_datasets).where(run_datasets.c.run_id.in_(list(run_ids))).order_by(run_datasets.c.name)
+    return _grouped((await tx.session.execute(statement)).mappings().all())
+
+
+async def models_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+    """Give the logged models that some runs took and gave."""
+    statement = select(run_models).where(run_models.c.run_id.in_(list(run_ids))).order_by(run_models.c.model_id)
+    return _grouped((await tx.session.execute(statement)).mappings().all())
+
+
+def _grouped(rows: Sequence[RowMapping]) -> dict[str, list[RowMapping]]:
+    grouped: dict[str, list[RowMapping]] = {}
+    for row in rows:
+        grouped.setdefault(row["run_id"], []).append(row)
+    return grouped
+
+
+async def history(
+    tx: Transaction, run_id: str, key: str, *, after: Sequence[Any] | None, limit: int
+) -> list[RowMapping]:
+    """List the values of a metric by time, step and value."""
+    place = (metrics.c.timestamp, metrics.c.step, metrics.c.value, metrics.c.is_nan)
+    statement = select(metrics).where(metrics.c.run_id == run_id, metrics.c.key == key)
+    if after is not None:
+        position = (
+            cast(after[0], BigInteger),
+            cast(after[1], BigInteger),
+            cast(after[2], Float),
+            cast(after[3], metrics.c.is_nan.type),
+        )
+        statement = statement.where(tuple_(*place) > tuple_(*position))
+    return list((await tx.session.execute(statement.order_by(*place).limit(limit))).mappings())
+
+
+async def add_datasets(tx: Transaction, run_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Record the datasets of a run; one that is there already changes nothing."""
+    if rows:
+        values = [{"run_id": run_id, **row} for row in rows]
+        await tx.session.execute(insert(run_datasets).on_conflict_do_nothing(), values)
+
+
+async def add_models(tx: Transaction, run_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Record the logged models that a run took or gave."""
+    if rows:
+        values = [{"run_id": run_id, **row} for row in rows]
+        statement = insert(run_models)
+        await tx.session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["run_id", "model_id", "role"], set_={"step": statement.excluded.step}
+            ),
+            values,
+        )

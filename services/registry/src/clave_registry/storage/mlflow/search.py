@@ -1,0 +1,177 @@
+"""Turns parsed search expressions into SQL, and orders into pages that continue after a row instead of an offset.
+
+Every term of an order is an expression that is never NULL; a value that may be missing becomes a rank (there, NaN,
+missing) and a value. A page's token is the last row's terms.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clave_common.database import Transaction
+from clave_common.errors import InvalidArgument
+from clave_common.pages import decode_token, encode_token
+from sqlalchemy import ColumnElement, Float, RowMapping, Select, and_, case, func, literal, or_
+from sqlalchemy.dialects.postgresql import JSONB
+
+from clave_registry.domain.filters import Condition, Kind, Order, Value
+
+Expression = ColumnElement[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What the keys of a search mean in SQL.
+
+    Attributes:
+        attributes: Expression of each attribute.
+        tags: The JSONB column of tags.
+        params: The JSONB column of params, where there is one.
+        metric: Condition on a metric: (key, op, value) -> SQL.
+        metric_terms: (key) -> (rank, value) of a metric, for ordering.
+        dataset: Condition on a run's datasets: (key, op, value) -> SQL.
+        default_tags: Tags that count as present with this value when they are absent.
+    """
+
+    attributes: Mapping[str, Expression]
+    tags: Expression
+    params: Expression | None = None
+    metric: Callable[[str, str, float], ColumnElement[bool]] | None = None
+    metric_terms: Callable[[str], tuple[Expression, Expression]] | None = None
+    dataset: Callable[[str, str, Value], ColumnElement[bool]] | None = None
+    default_tags: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One expression to order by; never NULL."""
+
+    expression: Expression
+    descending: bool = False
+
+
+def condition(found: Condition, binding: Binding) -> ColumnElement[bool]:
+    """Write one condition as SQL; a row without the key never matches."""
+    match found.kind:
+        case Kind.ATTRIBUTE:
+            return compared(binding.attributes[found.key], found.op, found.value)
+        case Kind.METRIC if binding.metric is not None and isinstance(found.value, float):
+            return binding.metric(found.key, found.op, found.value)
+        case Kind.DATASET if binding.dataset is not None:
+            return binding.dataset(found.key, found.op, found.value)
+        case Kind.PARAM if binding.params is not None:
+            return _keyed(binding.params, found)
+        case Kind.TAG:
+            default = (binding.default_tags or {}).get(found.key)
+            if default is not None and found.op == "!=":
+                return func.coalesce(binding.tags[found.key].astext, default) != found.value
+            return _keyed(binding.tags, found)
+    raise InvalidArgument(f"'{found.kind}' is nothing to search by.", field="filter")
+
+
+def _keyed(column: Expression, found: Condition) -> ColumnElement[bool]:
+    if found.op == "=":
+        contained: ColumnElement[bool] = column.op("@>", is_comparison=True)(literal({found.key: found.value}, JSONB))
+        return contained
+    return compared(column[found.key].astext, found.op, found.value)
+
+
+def compared(expression: Expression, op: str, value: Value) -> ColumnElement[bool]:
+    """Write a comparison."""
+    if op == "IS NULL":
+        return expression.is_(None)
+    if op == "IS NOT NULL":
+        return expression.isnot(None)
+    if isinstance(value, tuple):
+        return expression.in_(value) if op == "IN" else expression.notin_(value)
+    if op == "LIKE":
+        return expression.like(value)
+    if op == "ILIKE":
+        return expression.ilike(value)
+    signs: dict[str, ColumnElement[bool]] = {
+        "=": expression == value,
+        "!=": expression != value,
+        "<": expression < value,
+        "<=": expression <= value,
+        ">": expression > value,
+        ">=": expression >= value,
+    }
+    return signs[op]
+
+
+def terms_of(orders: Sequence[Order], binding: Binding) -> list[Term]:
+    """Write an order as terms; missing values and NaN come last whichever way it goes."""
+    terms: list[Term] = []
+    for order in orders:
+        if order.kind is Kind.ATTRIBUTE:
+            terms += _nullable(binding.attributes[order.key], order.descending)
+        elif order.kind is Kind.METRIC and binding.metric_terms is not None:
+            rank, value = binding.metric_terms(order.key)
+            terms += [Term(rank), Term(value, order.descending)]
+        else:
+            column = binding.params if order.kind is Kind.PARAM else binding.tags
+            if column is None or order.kind is Kind.DATASET:
+                raise InvalidArgument(f"Nothing can be ordered by '{order.kind}'.", field="order_by")
+            value = column[order.key].astext
+            terms += [Term(case((value.is_(None), 1), else_=0)), Term(func.coalesce(value, ""), order.descending)]
+    return terms
+
+
+def _nullable(expression: Expression, descending: bool) -> list[Term]:  # noqa: FBT001 - one leaf, one caller
+    if getattr(expression, "nullable", False):
+        rank = case((expression.is_(None), 1), else_=0)
+        return [Term(rank), Term(func.coalesce(expression, 0), descending)]
+    return [Term(expression, descending)]
+
+
+async def page(
+    tx: Transaction,
+    statement: Select[Any],
+    terms: Sequence[Term],
+    *,
+    size: int,
+    token: str | None,
+    query: str,
+) -> tuple[list[RowMapping], str]:
+    """Read one page.
+
+    Args:
+        tx: The operation's transaction.
+        statement: What to select, with its conditions.
+        terms: The order; the last one is unique.
+        size: Rows of a page.
+        token: Of the page before.
+        query: What was asked; a token of another query is refused.
+
+    Returns:
+        The rows, and the token of the next page (empty on the last).
+    """
+    labelled = [term.expression.label(f"order_{number}") for number, term in enumerate(terms)]
+    statement = statement.add_columns(*labelled)
+    if token:
+        position = decode_token(token, query=query)
+        if len(position) != len(terms):
+            raise InvalidArgument("page_token is not one of this query.", field="page_token")
+        statement = statement.where(_after(terms, position))
+    ordered = [term.expression.desc() if term.descending else term.expression.asc() for term in terms]
+    rows = list((await tx.session.execute(statement.order_by(*ordered).limit(size + 1))).mappings())
+    shown = rows[:size]
+    if len(rows) <= size:
+        return shown, ""
+    return shown, encode_token([shown[-1][f"order_{number}"] for number in range(len(terms))], query=query)
+
+
+def _after(terms: Sequence[Term], position: Sequence[Any]) -> ColumnElement[bool]:
+    clauses: list[ColumnElement[bool]] = []
+    for number, term in enumerate(terms):
+        equal = [other.expression == position[i] for i, other in enumerate(terms[:number])]
+        value = position[number]
+        beyond = term.expression < value if term.descending else term.expression > value
+        clauses.append(and_(*equal, beyond))
+    return or_(*clauses)
+
+
+def epoch_ms(moment: Expression) -> Expression:
+    """Write a timestamp as MLflow's epoch milliseconds."""
+    milliseconds: Expression = func.floor(func.extract("epoch", moment).cast(Float) * 1000)
+    return milliseconds
