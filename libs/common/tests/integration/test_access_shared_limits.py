@@ -1,0 +1,122 @@
+"""Limits hold over processes, and a wake-up reaches a keeper at once: on a real Valkey."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import pytest
+from clave_common.access.engine import EmbeddedEngine
+from clave_common.access.policy_bundle import PolicyBundle
+from clave_common.access.ratelimit import Limit, RateLimiter
+from clave_common.access.service_tokens import public_keys
+from clave_common.access.snapshot import Snapshot, SnapshotFile, encode_snapshot
+from clave_common.access.snapshot_keeper import SnapshotKeeper
+from clave_common.background import Background
+from clave_common.database import event_stream
+from clave_common.errors import ResourceExhausted
+from clave_common.redis_client import connect_redis
+from joserfc.jwk import OKPKey
+
+pytestmark = pytest.mark.integration
+PROCESSES, SECONDS = 4, 3.0
+HAMMER = """
+import asyncio, sys, time
+from clave_common.access.ratelimit import Limit, RateLimiter
+from clave_common.errors import ResourceExhausted
+from clave_common.redis_client import connect_redis
+
+async def main(url, start, seconds):
+    limiter, limit = RateLimiter(connect_redis(url)), Limit("shared", per_second=10, burst=20)
+    await asyncio.sleep(max(0, start - time.time()))
+    taken, end = 0, start + seconds
+    while time.time() < end:
+        try:
+            await limiter.take([limit])
+            taken += 1
+        except ResourceExhausted:
+            await asyncio.sleep(0.005)
+    print(taken)
+
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))
+"""
+
+
+async def test_four_processes_together_stay_within_one_limit(redis_url: str) -> None:
+    start = time.time() + 6.0
+    running = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HAMMER, redis_url, str(start), str(SECONDS)), stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(PROCESSES)
+    ]
+    outputs = await asyncio.gather(*(process.communicate() for process in running))
+    elapsed = time.time() - start
+    taken = sum(int(out.strip() or b"0") for out, _ in outputs)
+    assert taken <= 20 + 10 * elapsed + 1
+    assert taken >= 20 + 10 * SECONDS * 0.5, "a busy machine may lose some, not half"
+
+
+async def test_several_limits_are_charged_together_or_not_at_all(redis_url: str) -> None:
+    redis = connect_redis(redis_url)
+    limiter = RateLimiter(redis)
+    wide, narrow = Limit("wide", per_second=0.01, burst=8), Limit("narrow", per_second=0.01, burst=2)
+    outcomes = [await _taken(limiter, [wide, narrow]) for _ in range(6)]
+    assert outcomes == [True, True, False, False, False, False]
+    assert [await _taken(limiter, [wide]) for _ in range(7)] == [True] * 6 + [False]
+    await redis.aclose()
+
+
+async def _taken(limiter: RateLimiter, limits: Sequence[Limit]) -> bool:
+    try:
+        await limiter.take(limits)
+    except ResourceExhausted:
+        return False
+    return True
+
+
+async def test_without_redis_requests_go_on_and_are_still_bounded() -> None:
+    limiter = RateLimiter(connect_redis("unix:///nowhere/at/all.sock"))
+    limit = Limit("k", per_second=0.01, burst=3)
+    assert [await _taken(limiter, [limit]) for _ in range(5)] == [True, True, True, False, False]
+
+
+class Source:
+    """Gives the newest snapshot and counts who asked."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.asked = 0
+
+    async def fetch(self, revision: int | None) -> bytes | None:
+        self.asked += 1
+        return self.raw
+
+
+async def test_an_event_of_the_gateway_wakes_a_keeper_at_once(redis_url: str, secrets_dir, tmp_path) -> None:
+    key = OKPKey.import_key((secrets_dir / "gateway.pem").read_bytes())
+    keys = public_keys(secrets_dir / "services.jwks.json")
+    modules = {
+        "a.rego": "package clave.authz\nimport rego.v1\ndecision := {}\n",
+        "f.rego": "package clave.filters\nimport rego.v1\nvisible := []\n",
+    }
+
+    def encoded(revision: int) -> bytes:
+        return encode_snapshot(Snapshot(revision, 0.0, MappingProxyType({}), PolicyBundle(modules, {})), key)
+
+    redis, source, background = connect_redis(redis_url), Source(encoded(1)), Background()
+    file = SnapshotFile(tmp_path / "s.json", keys)
+    keeper = SnapshotKeeper(source, EmbeddedEngine(), file=file, keys=keys, redis=redis)
+    running = asyncio.create_task(keeper.run(background))
+    try:
+        for revision in range(2, 12):
+            source.raw = encoded(revision)
+            await redis.xadd(event_stream("gateway"), {"id": str(revision), "body": b"{}"})
+            deadline = time.monotonic() + 2.0
+            while (held := keeper.current()) is None or held.revision != revision:
+                assert time.monotonic() < deadline, f"revision {revision} did not arrive"
+                await asyncio.sleep(0.005)
+    finally:
+        running.cancel()
+        await redis.aclose()
