@@ -7,7 +7,7 @@ through the typed clients of the contracts: ``client.registry``, ``client.traine
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -95,9 +95,13 @@ class AsyncClient:
         merged = {**(parameters or {}), **({"entities": entities} if entities else {})}
         return await self.inference.infer(endpoint, InferRequest(parameters=merged, inputs=list(inputs)))
 
-    async def send_feedback(self, items: Sequence[FeedbackItem]) -> FeedbackResult:
-        """Tell what really happened after predictions, at most 10,000 at once."""
-        return await self.monitor.send_feedback(FeedbackRequest(items=list(items)))
+    async def send_feedback(self, items: Sequence[FeedbackItem | Mapping[str, Any]]) -> FeedbackResult:
+        """Tell what really happened after predictions, at most 10,000 at once.
+
+        Args:
+            items: Outcomes, as `FeedbackItem` or as mappings with the same fields.
+        """
+        return await self.monitor.send_feedback(FeedbackRequest.model_validate({"items": list(items)}))
 
     async def report(self, endpoint: str) -> Report:
         """Read drift and performance of an endpoint's live version."""
@@ -199,8 +203,8 @@ class Client:
         """Ask an endpoint for predictions; see `AsyncClient.predict`."""
         return self.call(self.api.predict(endpoint, entities=entities, inputs=inputs, parameters=parameters))
 
-    def send_feedback(self, items: Sequence[FeedbackItem]) -> FeedbackResult:
-        """Tell what really happened after predictions, at most 10,000 at once."""
+    def send_feedback(self, items: Sequence[FeedbackItem | Mapping[str, Any]]) -> FeedbackResult:
+        """Tell what really happened after predictions, at most 10,000 at once; see `AsyncClient.send_feedback`."""
         return self.call(self.api.send_feedback(items))
 
     def report(self, endpoint: str) -> Report:
