@@ -48,6 +48,7 @@ from clave_monitor.storage.tables import metadata
 
 VERSION = "0.1.0"
 _GROUP = "monitor"
+_ENTRIES_PER_TRANSACTION = 16
 
 
 class Settings(ServiceSettings):
@@ -164,7 +165,9 @@ def _loops(settings: Settings, kit: AccessKit, database: Database, redis: Redis,
     consumer = f"{os.uname().nodename}-{settings.http_port}"  # the same after a restart: it finds its own entries
 
     def stream(name: str) -> StreamConsumer:
-        return StreamConsumer(redis, streams=[name], group=_GROUP, consumer=consumer)
+        return StreamConsumer(
+            redis, streams=[name], group=_GROUP, consumer=consumer, batch_max=_ENTRIES_PER_TRANSACTION
+        )
 
     predictions, runs = stream(PREDICTION_STREAM), stream(event_stream("trainer"))
     relay = OutboxRelay(database, redis)

@@ -32,7 +32,7 @@ from clave_monitor.storage.records import EndpointRow, Key, MonitorRow, WaitingR
 
 _WINDOWS_PER_ROUND = 8
 _LABELS_PER_ROUND = 5_000
-_LABELLED_SHOWN = 5_000
+_LABELLED_SHOWN = 2_000
 _ESTIMATE_ROWS_MIN = 1_000
 _FORCED_ROWS_MIN = 20
 _ASK_AGAIN_AFTER = timedelta(seconds=60)

@@ -4,6 +4,7 @@ Both are idempotent by (prediction id, row): a record or an outcome that comes t
 killed in between. An outcome may come before its prediction; it is kept and joined later.
 """
 
+import base64
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from clave_common.clock import Clock
-from clave_common.database import Database, Transaction
+from clave_common.database import Database
 from clave_contracts.events import PredictionRecord
 from clave_contracts.monitor import FeedbackItem, FeedbackResult
 
@@ -37,7 +38,8 @@ class Ingestion:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             await predictions.serialise_joins(tx)
-            rows = [row for record in records for row in await self._rows(tx, record, now)]
+            numbers = {names: await predictions.column_set(tx, names) for names in {tuple(r.columns) for r in records}}
+            rows = [row for r in records for row in _rows(r, column_set=numbers[tuple(r.columns)], now=now)]
             new = await predictions.add(tx, rows)
             early = await predictions.pending_outcomes(tx, sorted(new))
             await predictions.join(tx, early, at=self._clock.now())
@@ -45,11 +47,6 @@ class Ingestion:
                 await monitors.note_live(tx, _key(record), at=record.at)
         self._metrics.predictions_taken(records, new=len(new), known=len(rows) - len(new))
         return len(new)
-
-    async def _rows(self, tx: Transaction, record: PredictionRecord, now: datetime) -> list[dict[str, Any]]:
-        column_set = await predictions.column_set(tx, record.columns)
-        count = max(len(record.values), len(record.score), 1)
-        return [_row(record, i) | {"column_set": column_set, "received_at": now} for i in range(count)]
 
     async def take_feedback(self, items: Sequence[FeedbackItem], *, principal: str) -> FeedbackResult:
         """Store outcomes and join those whose predictions are known.
@@ -96,9 +93,14 @@ def _newest_live(records: Sequence[PredictionRecord]) -> list[PredictionRecord]:
     return list(newest.values())
 
 
+def _rows(record: PredictionRecord, *, column_set: int, now: datetime) -> list[dict[str, Any]]:
+    count = max(len(record.values), len(record.score), 1)
+    return [_row(record, i) | {"column_set": column_set, "received_at": now} for i in range(count)]
+
+
 def _row(record: PredictionRecord, index: int) -> dict[str, Any]:
     values = record.values[index] if index < len(record.values) else [None] * len(record.columns)
-    features = np.array([math.nan if v is None else v for v in values], dtype="<f4")
+    features = np.array(values, dtype="<f4")  # None becomes NaN
     entities = record.entities
     return {
         "prediction_id": record.id,
@@ -111,7 +113,7 @@ def _row(record: PredictionRecord, index: int) -> dict[str, Any]:
         "principal": record.principal,
         "protocol": record.protocol,
         "predicted_at": record.at,
-        "features": features.tobytes(),
+        "features": base64.b64encode(features.tobytes()).decode(),
         "entities": None if entities is None else _entity(entities, index),
         "score": record.score[index] if index < len(record.score) else None,
         "label": record.label[index] if record.label is not None and index < len(record.label) else None,
