@@ -1,38 +1,13 @@
 """Alembic for every service: one history each, inside the service's own schema.
 
 A service keeps its revisions in ``clave_<service>/migrations/versions``; nothing else is needed. `migrate` brings the
-schema to the newest revision, `drift` tells what the models have and the database lacks.
+schema to the newest revision, `drift` tells what the models have and the database lacks. Alembic itself (11 MB in each
+process) is imported only by the process that migrates.
 """
 
-import asyncio
-from importlib.resources import files
 from typing import Any
 
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, create_engine, text
-from sqlalchemy.engine import Engine
-
-from clave_common.database import sqlalchemy_url
-
-_LOCK_TIMEOUT = "5s"
-
-
-def _engine(url: str, schema: str) -> Engine:
-    return create_engine(
-        sqlalchemy_url(url),
-        connect_args={"options": f"-c search_path={schema} -c lock_timeout={_LOCK_TIMEOUT} -c timezone=UTC"},
-    )
-
-
-def _script(package: str) -> ScriptDirectory:
-    config = Config()
-    config.set_main_option("script_location", str(files(package) / "migrations"))
-    config.set_main_option("version_path_separator", "os")
-    return ScriptDirectory.from_config(config)
+from sqlalchemy import MetaData
 
 
 def migrate(*, url: str, package: str, metadata: MetaData) -> list[str]:
@@ -46,52 +21,13 @@ def migrate(*, url: str, package: str, metadata: MetaData) -> list[str]:
     Returns:
         The revisions in force afterwards.
     """
-    schema = str(metadata.schema)
-    script = _script(package)
-    config = Config()
-    config.set_main_option("script_location", str(files(package) / "migrations"))
-    engine = _engine(url, schema)
-    try:
-        with engine.begin() as connection:
-            connection.execute(text("select pg_advisory_xact_lock(hashtext(:s))"), {"s": f"migrate:{schema}"})
-            _upgrade(connection, config, script, schema)
-            return list(
-                MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_heads()
-            )
-    finally:
-        engine.dispose()
+    from clave_common import alembic_runner  # noqa: PLC0415 - see the module's text
 
-
-def _upgrade(connection: Connection, config: Config, script: ScriptDirectory, schema: str) -> None:
-    def steps(revision: Any, _context: Any) -> Any:
-        return script._upgrade_revs("heads", revision)  # noqa: SLF001 - what alembic.command.upgrade does itself
-
-    with EnvironmentContext(config, script, fn=steps, destination_rev="heads") as environment:
-        environment.configure(
-            connection=connection, target_metadata=None, version_table_schema=schema, transactional_ddl=True
-        )
-        environment.run_migrations()
+    return alembic_runner.migrate(url=url, package=package, metadata=metadata)
 
 
 def drift(*, url: str, metadata: MetaData) -> list[Any]:
     """List what differs between a migrated schema and the service's tables; empty when nothing does."""
-    schema = str(metadata.schema)
-    engine = create_engine(sqlalchemy_url(url))  # without the search_path, under which reflection drops schema names
-    try:
-        with engine.connect() as connection:
-            context = MigrationContext.configure(
-                connection,
-                opts={
-                    "version_table_schema": schema,
-                    "include_schemas": True,
-                    "include_name": lambda name, kind, _parents: kind != "schema" or name == schema,
-                },
-            )
-            return list(compare_metadata(context, metadata))
-    finally:
-        engine.dispose()
+    from clave_common import alembic_runner  # noqa: PLC0415 - see the module's text
 
-
-async def migrate_async(*, url: str, package: str, metadata: MetaData) -> list[str]:
-    """`migrate` off the event loop."""
-    return await asyncio.to_thread(migrate, url=url, package=package, metadata=metadata)
+    return alembic_runner.drift(url=url, metadata=metadata)
