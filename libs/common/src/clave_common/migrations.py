@@ -5,6 +5,7 @@ schema to the newest revision, `drift` tells what the models have and the databa
 process) is imported only by the process that migrates.
 """
 
+import asyncio
 from typing import Any
 
 from sqlalchemy import MetaData
@@ -31,3 +32,8 @@ def drift(*, url: str, metadata: MetaData) -> list[Any]:
     from clave_common import alembic_runner  # noqa: PLC0415 - see the module's text
 
     return alembic_runner.drift(url=url, metadata=metadata)
+
+
+async def migrate_async(*, url: str, package: str, metadata: MetaData) -> list[str]:
+    """`migrate` off the event loop."""
+    return await asyncio.to_thread(migrate, url=url, package=package, metadata=metadata)
