@@ -3,6 +3,7 @@
 import sys
 
 from clave_common.logs import configure_logs
+from clave_common.migrations import migrate
 from clave_common.serve import serve
 
 from clave_monitor.app import Settings, create_app
@@ -17,8 +18,6 @@ def main(arguments: list[str]) -> int:
         case ["serve"]:
             serve(create_app(settings), settings)
         case ["migrate"]:
-            from clave_common.migrations import migrate  # noqa: PLC0415 - Alembic, which a server does without
-
             migrate(url=settings.database_url.get_secret_value(), package="clave_monitor", metadata=metadata)
         case _:
             sys.stderr.write("usage: python -m clave_monitor serve | migrate\n")

@@ -1,5 +1,6 @@
 """A whole monitor on real Postgres and Valkey behind its own door, beside a registry that serves one reference."""
 
+import asyncio
 import hashlib
 import sys
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from clave_common.access import Access, Caller, Decision
 from clave_common.clock import FixedClock
 from clave_common.database import Database
-from clave_common.migrations import migrate_async
+from clave_common.migrations import migrate
 from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
 from clave_contracts.events import PredictionRecord
@@ -158,7 +159,7 @@ def traffic():
 async def monitor(service_database, redis_url, tmp_path, traffic):
     """An HTTP client of a running monitor; `.parts`, `.clock`, `.redis`, `.metrics` and `.registry` stand behind it."""
     url = service_database("monitor")
-    await migrate_async(url=url, package="clave_monitor", metadata=metadata)
+    await asyncio.to_thread(migrate, url=url, package="clave_monitor", metadata=metadata)
     settings = Settings(
         http_port=1,
         database_url=url,
