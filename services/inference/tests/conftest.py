@@ -38,6 +38,7 @@ from clave_inference.runtime.row_ledger import RowLedger
 from clave_inference.services.admissions import Admissions
 from clave_inference.services.deploy import Deployment
 from clave_inference.services.describe import Describe
+from clave_inference.services.explain import Explanations
 from clave_inference.services.feature_requests import FeatureRows
 from clave_inference.services.predict import Predictions, PredictLimits
 from clave_inference.services.prediction_log import PredictionLog
@@ -227,7 +228,8 @@ def make_bench(folder: Path, **changes: object) -> Bench:
     registry = FakeRegistry()
     first = registry.version(1, linear_model(1.0))
     registry.want([first], [(1, "live", 1.0)])
-    deployment = Deployment(registry=registry, cache=ArtifactCache(folder), instance="test", check=accept_all)
+    cache = ArtifactCache(folder)
+    deployment = Deployment(registry=registry, cache=cache, instance="test", check=accept_all)
     point, verifier, stream, metrics = FakePoint(), FakeVerifier(), FakeStream(), PredictionMetrics()
     access = Access(point)
     batcher = Batcher(
@@ -255,11 +257,14 @@ def make_bench(folder: Path, **changes: object) -> Bench:
         limits=PredictLimits(rows_max=256),
     )
     describe = Describe(lambda: deployment.table, metrics)
+    explanations = Explanations(
+        deployment=deployment, cache=cache, admissions=admissions, features=FakeFeatures(), rows_max=256
+    )
     app = create_service_app(
         service="inference",
         version="0",
         description="",
-        routers=[protocol_routes(describe)],
+        routers=[protocol_routes(describe, explanations)],
         access=access,
         verifier=verifier,
         checks={},

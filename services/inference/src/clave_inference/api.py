@@ -4,20 +4,24 @@ from typing import Any
 
 import orjson
 from clave_common.access import Caller, governed
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from clave_inference import __version__
 from clave_inference.domain.errors import ModelNotReady
+from clave_inference.hot_route import credential_from
+from clave_inference.services.admissions import PREDICT
 from clave_inference.services.describe import EXTENSIONS, SERVER_NAME, Describe, ManagedByRegistry
+from clave_inference.services.explain import Explanations
 
 _READ = "inference:deployment.read"
 
 
-def protocol_routes(describe: Describe) -> APIRouter:
+def protocol_routes(describe: Describe, explanations: Explanations) -> APIRouter:
     """Make the routes."""
     router = APIRouter(tags=["open inference protocol"])
     _server_routes(router, describe)
     _model_routes(router, describe)
+    _explain_routes(router, explanations)
     return router
 
 
@@ -74,3 +78,18 @@ def _model_routes(router: APIRouter, describe: Describe) -> None:
         model: str, version: str | None = None, _caller: Caller = governed(_READ, resource_id="endpoints/{model}")
     ) -> dict[str, Any]:
         return {"model_stats": describe.statistics(model, version)}
+
+
+def _explain_routes(router: APIRouter, explanations: Explanations) -> None:
+    @router.post("/v2/models/{model}/explain", summary="How much each column added to each row's margin")
+    @router.post("/v2/models/{model}/versions/{version}/explain", summary="The same of a version")
+    async def explain(
+        request: Request,
+        model: str,
+        version: str | None = None,
+        _caller: Caller = governed(PREDICT, resource_id="endpoints/{model}", in_operation=True),
+    ) -> Response:
+        client = request.client
+        credential = credential_from(dict(request.scope["headers"]), client.host if client else None)
+        body = await request.body()
+        return Response(await explanations.explain(model, version, credential, body), media_type="application/json")

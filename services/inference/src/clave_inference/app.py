@@ -32,6 +32,7 @@ from clave_inference.runtime.row_ledger import RowLedger
 from clave_inference.services.admissions import Admissions
 from clave_inference.services.deploy import Deployment
 from clave_inference.services.describe import Describe
+from clave_inference.services.explain import Explanations
 from clave_inference.services.feature_requests import OnlineFeatures
 from clave_inference.services.predict import Predictions, PredictLimits
 from clave_inference.services.prediction_log import PredictionLog, PredictionStream
@@ -56,6 +57,7 @@ class Parts:
     predictions: Predictions
     admissions: Admissions
     describe: Describe
+    explanations: Explanations
     log: PredictionLog
     executor: ThreadPoolExecutor
     watch: RegistryWatch
@@ -76,7 +78,7 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane]]:
         service=SERVICE,
         version=__version__,
         description="Open Inference Protocol v2: predictions from the versions that the registry desires.",
-        routers=[protocol_routes(parts.describe)],
+        routers=[protocol_routes(parts.describe, parts.explanations)],
         access=parts.kit.access,
         verifier=parts.kit.verifier,
         checks={"models": partial(_require_models, parts), "access": parts.kit.ready},
@@ -91,11 +93,12 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane]]:
 def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts:
     redis = connect_redis(settings.redis_url.get_secret_value())
     kit = open_access(settings, service=SERVICE, redis=redis)
+    cache = ArtifactCache(settings.data_dir / "artifacts" / f"worker-{worker}")
     deployment = Deployment(
         registry=RegistryOverHttp(
             RegistryClient(peer_client(kit.minter, target="registry", url=settings.peers.registry_url))
         ),
-        cache=ArtifactCache(settings.data_dir / "artifacts" / f"worker-{worker}"),
+        cache=cache,
         instance=f"{socket.gethostname()}-{settings.http_port}-{worker}",
     )
     executor = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -120,15 +123,16 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         table=lambda: deployment.table,
     )
     deployment.on_switch = admissions.forget
+    features = OnlineFeatures(
+        FeaturesClient(peer_client(kit.minter, target="features", url=settings.peers.features_url, timeout_s=2.0))
+    )
     predictions = Predictions(
         table=lambda: deployment.table,
         admissions=admissions,
         batcher=batcher,
         log=log,
         metrics=metrics,
-        features=OnlineFeatures(
-            FeaturesClient(peer_client(kit.minter, target="features", url=settings.peers.features_url, timeout_s=2.0))
-        ),
+        features=features,
         limits=PredictLimits(rows_max=settings.rows_max, timeout_s=settings.timeout_s),
     )
     metrics.gauges = Gauges(
@@ -145,6 +149,13 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         predictions,
         admissions,
         Describe(lambda: deployment.table, metrics),
+        Explanations(
+            deployment=deployment,
+            cache=cache,
+            admissions=admissions,
+            features=features,
+            rows_max=settings.explained_rows_max,
+        ),
         log,
         executor,
         RegistryWatch(deployment, redis=redis, poll_s=settings.poll_s),

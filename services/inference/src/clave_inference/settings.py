@@ -13,6 +13,7 @@ class Settings(ServiceSettings):
         workers: Processes that share the port.
         replicas: Processes over all machines, by which limits are divided while Redis is away.
         rows_max: Rows in one request.
+        explained_rows_max: Rows in one request for explanations.
         rows_per_run_max: Rows joined into one run of a model.
         queued_rows_max: Rows that may wait in a process; beyond, requests are refused with 503.
         inline_us_max: Longest run, in microseconds, that may hold the event loop.
@@ -32,12 +33,13 @@ class Settings(ServiceSettings):
     workers: int = Field(default=1, ge=1, le=64)
     replicas: int = Field(default=1, ge=1)
     rows_max: int = Field(default=4096, ge=1)
+    explained_rows_max: int = Field(default=1024, ge=1)
     rows_per_run_max: int = Field(default=128, ge=1)
     queued_rows_max: int = Field(default=16_384, ge=1)
     inline_us_max: float = Field(default=4_000.0, gt=0)
     timeout_s: float = Field(default=10.0, gt=0)
     poll_s: float = Field(default=1.0, gt=0)
-    log_flush_s: float = Field(default=0.01, ge=0)
+    log_flush_s: float = Field(default=0.025, ge=0)
     log_buffered_max: int = Field(default=50_000, ge=1)
     spool_bytes_max: int = Field(default=512 * 1024 * 1024, ge=1024)
     stream_entries_max: int = Field(default=20_000, ge=1)

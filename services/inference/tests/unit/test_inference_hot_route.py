@@ -307,3 +307,43 @@ def test_every_answer_is_recorded(server: Any) -> None:
     assert record["score"] == pytest.approx([1 / (1 + np.exp(-0.7))] * 2, abs=1e-6)
     assert record["label"] == [1, 1]
     assert record["principal"] == "app:web"
+
+
+def test_a_model_without_trees_cannot_be_explained(server: Any) -> None:
+    answer = ask(server, request_body(), path="/v2/models/churn/explain")
+    assert answer.status_code == 400
+    assert "model.ubj" in answer.json()["error"]
+    refused = httpx.post(f"{server.url}/v2/models/churn/explain", json=request_body())
+    assert refused.status_code == 401
+
+
+def test_an_explanation_adds_up_to_the_margin(server: Any, tmp_path: Any) -> None:
+    import hashlib
+
+    import xgboost
+    from clave_contracts.registry import Artifact
+
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(200, 4)).astype(np.float32)
+    booster = xgboost.train(
+        {"objective": "binary:logistic", "nthread": 1, "max_depth": 3},
+        xgboost.DMatrix(rows, (rows[:, 0] > 0).astype(int)),
+        5,
+    )
+    booster.save_model(tmp_path / "model.ubj")
+    data = (tmp_path / "model.ubj").read_bytes()
+    registry = server.bench.registry
+    version = registry.state.versions[0]
+    digest = hashlib.sha256(data).hexdigest()
+    registry.blobs[digest] = data
+    version.artifacts.append(Artifact(path="model.ubj", digest=digest, size=len(data)))
+    registry.want([version], [(1, "live", 1.0)])
+    server.on_loop(server.bench.deployment.step)
+    tensor = {"name": "input", "shape": [3, 4], "datatype": "FP32", "data": rows[:3].ravel().tolist()}
+    answer = ask(server, {"inputs": [tensor]}, path="/v2/models/churn/explain")
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    outputs = {output["name"]: output for output in document["outputs"]}
+    assert document["parameters"]["columns"] == ["a", "b", "c", "d"]
+    sums = np.array(outputs["contributions"]["data"]).reshape(3, 4).sum(axis=1) + outputs["base_value"]["data"]
+    np.testing.assert_allclose(sums, booster.predict(xgboost.DMatrix(rows[:3]), output_margin=True), atol=1e-5)

@@ -105,5 +105,11 @@ class FeaturesUnavailable(Unavailable):
     code = "features_unavailable"
 
 
+class CannotExplain(InvalidArgument):
+    """The model is of a kind whose predictions cannot be explained here."""
+
+    code = "cannot_explain"
+
+
 class ModelRejected(Exception):
     """A model file must not be loaded; says why in one sentence."""

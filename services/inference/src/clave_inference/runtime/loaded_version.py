@@ -34,7 +34,6 @@ class LoadedVersion:
         us_per_row: Smoothed cost of a row, microseconds.
         runs: Joint runs so far.
         joins_rows: Whether requests may share a run.
-        explain_path: Cached tables for explanations, where the version has them.
     """
 
     model: str
@@ -47,7 +46,6 @@ class LoadedVersion:
     us_per_row: float = _US_PER_ROW_AT_FIRST
     runs: int = 0
     output_names: tuple[str, ...] = field(default=())
-    explain_path: Path | None = None
     joins_rows: bool = True
     every_output: tuple[int, ...] = ()
 
@@ -82,7 +80,6 @@ def load_version(
     path: Path,
     signature: Signature,
     positive_output: str | None,
-    explain_path: Path | None = None,
 ) -> LoadedVersion:
     """Load and warm up a model whose bytes were checked.
 
@@ -93,7 +90,6 @@ def load_version(
         path: The ONNX file.
         signature: What the registry says the model takes and gives.
         positive_output: ``<output>`` or ``<output>:<column>`` that holds the score.
-        explain_path: Tables for explanations.
 
     Raises:
         ModelRejected: The runtime refuses the file, or the file and the signature differ.
@@ -115,7 +111,6 @@ def load_version(
         score_column=_score_column(positive_output, signature),
         label_output=label[0] if label else None,
         output_names=names,
-        explain_path=explain_path,
         joins_rows=signature.joins_rows,
         every_output=tuple(range(len(names))),
     )

@@ -24,9 +24,11 @@ from clave_contracts.registry import (
 )
 from pydantic import ValidationError
 
-from clave_inference.domain.errors import ModelRejected
+from clave_inference.domain.errors import ModelNotReady, ModelRejected
 from clave_inference.domain.routing import Arm, ArmRole, Route, ordered_arms
 from clave_inference.domain.signature import Signature, TensorSpec
+from clave_inference.domain.tree_explanation import NotExplainable
+from clave_inference.runtime import explain_tables
 from clave_inference.runtime.loaded_version import LoadedVersion, load_version
 from clave_inference.runtime.model_check import check_in_process
 from clave_inference.runtime.session import give_memory_back
@@ -35,7 +37,6 @@ from clave_inference.storage.artifact_cache import ArtifactCache, ArtifactDamage
 
 _log = get_logger(__name__)
 MODEL_PATH = "model.onnx"
-EXPLAIN_PATH = "explain/tables.npz"
 
 
 class Registry(Protocol):
@@ -94,6 +95,7 @@ class Deployment:
             _log.warning("last_known_good_unreadable")
             return
         await self._bring_to(desired, fetch=False)
+        self._desired, self._retry = desired, bool(self.table.failed)
         _log.info("serving_last_known_good", revision=desired.revision, versions=len(self.table.versions))
 
     async def step(self) -> None:
@@ -155,8 +157,6 @@ class Deployment:
         if model is None:
             raise ModelRejected(f"it has no artifact '{MODEL_PATH}'")
         path = await self._fetched(model, fetch=fetch)
-        tables = artifacts.get(EXPLAIN_PATH)
-        explain_path = None if tables is None else await self._fetched(tables, fetch=fetch)
         await asyncio.to_thread(self._judge, model.digest, path)
         return await asyncio.to_thread(
             load_version,
@@ -166,7 +166,6 @@ class Deployment:
             path=path,
             signature=signature_of(version),
             positive_output=version.signature.positive_output,
-            explain_path=explain_path,
         )
 
     async def _fetched(self, artifact: Artifact, *, fetch: bool) -> Path:
@@ -175,6 +174,28 @@ class Deployment:
         if not fetch:
             raise ArtifactDamaged(f"'{artifact.path}' is not in the local cache")
         return await self._cache.store(artifact.digest, artifact.size, self._registry.blob(artifact.digest))
+
+    async def trees(self, model: str, version: int) -> tuple[str, Path]:
+        """Fetch a version's own tree file, for explanations; gives its digest and path.
+
+        Raises:
+            NotExplainable: The version has none.
+            ModelNotReady: It cannot be had now.
+        """
+        desired = self._desired
+        wanted = [] if desired is None else desired.versions
+        for candidate in wanted:
+            if (candidate.model, candidate.version) == (model, version):
+                for artifact in candidate.artifacts:
+                    if artifact.path == explain_tables.MODEL_PATH:
+                        return artifact.digest, await self._trees(model, artifact)
+        raise NotExplainable(f"the version has no artifact '{explain_tables.MODEL_PATH}'")
+
+    async def _trees(self, model: str, artifact: Artifact) -> Path:
+        try:
+            return await self._fetched(artifact, fetch=True)
+        except (ServiceProblem, ArtifactDamaged, OSError) as fault:
+            raise ModelNotReady(model, f"its trees could not be had ({type(fault).__name__})") from fault
 
     def _judge(self, digest: str, path: Path) -> None:
         verdict = self._cache.verdict(digest)

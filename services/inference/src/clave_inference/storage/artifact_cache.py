@@ -29,6 +29,7 @@ class ArtifactCache:
         self._root = root
         (root / "blobs").mkdir(parents=True, exist_ok=True)
         (root / "verdicts").mkdir(parents=True, exist_ok=True)
+        (root / "tables").mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         """Name the file of a digest, whether or not it is there."""
@@ -71,6 +72,10 @@ class ArtifactCache:
             partial.unlink(missing_ok=True)
         return self.path(digest)
 
+    def tables_path(self, digest: str) -> Path:
+        """Name the explanation tables made from a tree file, whether or not they are there."""
+        return self._root / "tables" / f"{digest}.npz"
+
     def verdict(self, digest: str) -> str | None:
         """Give what the check of a file said before: "" = good, text = why not, None = never checked."""
         try:
@@ -85,9 +90,9 @@ class ArtifactCache:
     def keep_only(self, digests: Iterable[str]) -> None:
         """Remove every file that is not named."""
         kept = set(digests)
-        for folder in ("blobs", "verdicts"):
+        for folder in ("blobs", "verdicts", "tables"):
             for path in (self._root / folder).iterdir():
-                if path.name not in kept:
+                if path.name.partition(".")[0] not in kept:
                     path.unlink(missing_ok=True)
 
     def save_desired(self, document: bytes) -> None:
