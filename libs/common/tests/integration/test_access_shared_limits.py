@@ -27,10 +27,11 @@ from clave_common.access.ratelimit import Limit, RateLimiter
 from clave_common.errors import ResourceExhausted
 from clave_common.redis_client import connect_redis
 
-async def main(url, start, seconds):
+async def main(url, seconds):
     limiter, limit = RateLimiter(connect_redis(url)), Limit("shared", per_second=10, burst=20)
-    await asyncio.sleep(max(0, start - time.time()))
-    taken, end = 0, start + seconds
+    print("ready", flush=True)
+    sys.stdin.readline()
+    taken, end = 0, time.time() + seconds
     while time.time() < end:
         try:
             await limiter.take([limit])
@@ -39,19 +40,23 @@ async def main(url, start, seconds):
             await asyncio.sleep(0.005)
     print(taken)
 
-asyncio.run(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))
+asyncio.run(main(sys.argv[1], float(sys.argv[2])))
 """
 
 
 async def test_four_processes_together_stay_within_one_limit(redis_url: str) -> None:
-    start = time.time() + 6.0
     running = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", HAMMER, redis_url, str(start), str(SECONDS)), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", HAMMER, redis_url, str(SECONDS)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         for _ in range(PROCESSES)
     ]
-    outputs = await asyncio.gather(*(process.communicate() for process in running))
+    for process in running:
+        assert await process.stdout.readline() == b"ready\n"
+    start = time.time()
+    outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in running))
     elapsed = time.time() - start
     taken = sum(int(out.strip() or b"0") for out, _ in outputs)
     assert taken <= 20 + 10 * elapsed + 1
