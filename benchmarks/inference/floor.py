@@ -5,6 +5,7 @@ One path, one tensor, no check, no key, no log. What a Python server cannot go b
 
 import asyncio
 import sys
+from typing import ClassVar
 
 import httptools
 import msgspec
@@ -24,11 +25,14 @@ class Request(msgspec.Struct):
 
 
 decode = msgspec.json.Decoder(Request).decode
-PREFIX = b'{"model_name":"churn","model_version":"1","outputs":[{"name":"probabilities","datatype":"FP32","shape":[1,2],"data":'
+PREFIX = (
+    b'{"model_name":"churn","model_version":"1",'
+    b'"outputs":[{"name":"probabilities","datatype":"FP32","shape":[1,2],"data":'
+)
 
 
 class Floor(asyncio.Protocol):
-    waiting: list = []
+    waiting: ClassVar[list] = []
     run = None
 
     def connection_made(self, transport) -> None:

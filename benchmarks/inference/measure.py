@@ -109,9 +109,9 @@ def visit(server: Contestant, pid: int, work: Path, *, connections: int, seconds
     command = ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     command += ["-s", str(HERE / "load/post.lua"), f"http://127.0.0.1:{server.port}{server.path}"]
     before, (busy_before, all_before), began = cpu_s(pid), core_ticks(), time.monotonic()
-    output = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=seconds + 60).stdout
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=seconds + 60, check=False)
     used, wall, (busy, ticks) = cpu_s(pid) - before, time.monotonic() - began, core_ticks()
-    found = re.search(r"JSON (.*)", output)
+    found = re.search(r"JSON (.*)", done.stdout)
     got = json.loads(found[1]) if found else {"n": 0, "us": 1, "p50": 0, "p99": 0, "errors": 1}
     requests = max(1, got["n"])
     return {

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import xgboost
+from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_contracts.registry import Signature, TensorSpec
 from clave_trainer.runtime.onnx_export import ExportOptions, export
 
@@ -35,8 +36,6 @@ def make(folder: Path) -> None:
 
 def write_bodies(folder: Path, rows: np.ndarray) -> None:
     """Write one request per row, as JSON and as a gRPC message."""
-    from clave_contracts.inference_grpc import open_inference_pb2 as pb
-
     records: dict[str, list[bytes]] = {"json": [], "grpc": []}
     for row in rows:
         data = [None if np.isnan(value) else float(value) for value in row]

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import uvicorn
@@ -151,7 +151,7 @@ class RunningPeers:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()), daemon=True)
 
-    def __enter__(self) -> "RunningPeers":
+    def __enter__(self) -> Self:
         self._thread.start()
         deadline = time.monotonic() + 10
         pause = threading.Event()

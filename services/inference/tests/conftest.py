@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnx
@@ -307,7 +308,7 @@ class RunningServer:
 
         uvloop.run(main())
 
-    def __enter__(self) -> "RunningServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         wait_for(lambda: self.server.started, "uvicorn to start")
         return self

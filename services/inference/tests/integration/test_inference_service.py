@@ -189,9 +189,7 @@ def test_a_revoked_key_stops_within_two_seconds(service: Any) -> None:
 
 def test_it_starts_and_serves_with_every_peer_away(service: Any, running_peers: Any) -> None:
     assert ask(service).status_code == 200
-    wait_until(
-        lambda: (service_data(service) / "access-snapshot.json").exists(), what="the snapshot on disk", seconds=5
-    )
+    wait_until((service_data(service) / "access-snapshot.json").exists, what="the snapshot on disk", seconds=5)
     running_peers.__exit__()
     assert ask(service).status_code == 200
     service.stop()

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xgboost
-
 from clave_inference.domain.tree_explanation import NotExplainable
 from clave_inference.runtime import explain_tables, ubjson
 

@@ -103,8 +103,10 @@ def test_a_feature_request_fetches_its_features(server: Any) -> None:
         (b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32"}]}', "missing"),
         (b'{"inputs": [{"name": "input", "shape": [0,4], "datatype": "FP32", "data": []}]}', "rows"),
         (
-            b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [1,1,1,1]}],'
-            b'"outputs": [{"name": "nothing"}]}',
+            (
+                b'{"inputs": [{"name": "input", "shape": [1,4], "datatype": "FP32", "data": [1,1,1,1]}],'
+                b'"outputs": [{"name": "nothing"}]}'
+            ),
             "nothing",
         ),
     ],
