@@ -4,7 +4,8 @@ from clave_common.access import Caller, governed
 from clave_common.database import Database
 from clave_common.errors import InvalidArgument
 from clave_common.idempotency import answer_once
-from clave_common.pages import PageSize, PageToken, page_size
+from clave_common.pages import PageSize, PageToken
+from clave_common.pages import page_size as bounded_page_size
 from clave_contracts.trainer import (
     API,
     AttemptList,
@@ -112,11 +113,11 @@ def _run_routes(router: APIRouter, database: Database, runs: Runs) -> None:
     @router.get("/runs", summary="List runs, newest first")
     async def list_runs(
         pipeline: str | None = None,
-        size: PageSize | None = None,
+        page_size: PageSize | None = None,
         page_token: PageToken = None,
         _caller: Caller = governed("training:run.read"),
     ) -> RunPage:
-        return await runs.page(pipeline=pipeline, size=page_size(size), token=page_token)
+        return await runs.page(pipeline=pipeline, size=bounded_page_size(page_size), token=page_token)
 
     @router.get("/runs/{run}", summary="Describe a run with its steps, gates and reasons")
     async def get_run(run: str, _caller: Caller = governed("training:run.read", resource_id="runs/{run}")) -> Run:
