@@ -1,12 +1,10 @@
 """Commands about who may do what, and what was done: whoami, keys, audit."""
 
-import subprocess
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clave.cli.governance import export_audit, prove_entry, rotate_key
 from clave.cli.output import say
 from clave.cli.session import Session, connected
 from clave.failures import Failure
@@ -26,20 +24,15 @@ def register(app: typer.Typer) -> None:
     keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
     keys.command("create")(connected(create_key))
     keys.command("list")(connected(list_keys))
+    keys.command("rotate")(connected(rotate_key))
     keys.command("revoke")(connected(revoke_key))
     app.add_typer(keys, name="keys", rich_help_panel=_GROUP)
     audit = typer.Typer(no_args_is_help=True, help="The audit log: search, prove, verify, export.")
     audit.command("search")(connected(search_audit))
-    audit.command("prove")(connected(prove_audit))
     audit.command("verify")(connected(verify_audit))
+    audit.command("prove")(connected(prove_entry))
     audit.command("export")(connected(export_audit))
     app.add_typer(audit, name="audit", rich_help_panel=_GROUP)
-    app.command(rich_help_panel=_GROUP)(connected(explain))
-    policy = typer.Typer(no_args_is_help=True, help="The access policy.")
-    policy.command("test")(test_policy)
-    # One command alone would lose its name.
-    policy.callback()(lambda: None)
-    app.add_typer(policy, name="policy", rich_help_panel=_GROUP)
 
 
 def whoami(session: Session) -> None:
@@ -159,75 +152,3 @@ def verify_audit(session: Session) -> None:
     )
     if not answer.ok:
         raise Failure(f"The audit log is damaged ({answer.damage}) at entry {answer.first_bad}. {answer.detail}")
-
-
-def prove_audit(
-    session: Session, *, entry_id: Annotated[str, typer.Argument(help="Id of the entry, such as aud_...")]
-) -> None:
-    """Prove that one entry is in the log, in a form that can be checked without the log."""
-
-    async def ask(client: "AsyncClient") -> dict[str, Any]:
-        from clave_contracts.gateway import API  # noqa: PLC0415 - only when something is asked
-
-        return await client.gateway.get(dict[str, Any], f"{API}/audit/entries/{entry_id}/proof")
-
-    answer = session.ask(ask)
-    session.show(answer, {name: value for name, value in answer.items() if not isinstance(value, dict)})
-
-
-def export_audit(
-    session: Session, *, first: Annotated[int, typer.Option(min=0, help="Index of the first entry.")] = 0
-) -> None:
-    """Print the entries as ECS documents, one JSON line each."""
-
-    async def ask(client: "AsyncClient") -> None:
-        from clave_contracts.gateway import API  # noqa: PLC0415 - only when something is asked
-
-        async with client.http.stream("GET", f"{API}/audit/export", params={"first": first}) as answer:
-            if answer.is_error:
-                await answer.aread()
-                checked(answer)
-            async for line in answer.aiter_lines():
-                sys.stdout.write(line + "\n")
-
-    from clave_contracts.problems import checked  # noqa: PLC0415 - see above
-
-    session.ask(ask)
-
-
-def explain(
-    session: Session, *, decision_id: Annotated[str, typer.Argument(help="Id that a refusal carried, dec_...")]
-) -> None:
-    """Tell why a decision came out as it did, and what would be needed."""
-
-    async def ask(client: "AsyncClient") -> dict[str, Any]:
-        from clave_contracts.gateway import API  # noqa: PLC0415 - only when something is asked
-
-        return await client.gateway.get(dict[str, Any], f"{API}/decisions/{decision_id}")
-
-    answer = session.ask(ask)
-    decision = answer["decision"]
-    facts = {
-        "who": decision["subject"],
-        "what": f"{decision['action']} on {decision['resource']}",
-        "allowed": decision["allow"],
-        "policy": decision["policy_version"],
-    }
-    session.show(answer, facts | {f"  {reason}": remedy for reason, remedy in answer["remedies"].items()})
-
-
-def test_policy(
-    *,
-    cases: Annotated[
-        Path | None, typer.Option(help="Worked decisions; those shipped when left out.", show_default=False)
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Data to decide by.", show_default=False)] = None,
-    engine: Annotated[str, typer.Option(help="embedded, or opa for a real server.")] = "embedded",
-) -> None:
-    """Run worked decisions against the policy; exit code 1 when one comes out otherwise."""
-    options = {"--cases": cases, "--data": data, "--engine": engine}
-    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
-    # The gateway's own program decides: the command line holds no policy engine.
-    done = subprocess.run([sys.executable, "-m", "clave_gateway", "policy-test", *given], check=False)
-    if done.returncode:
-        raise typer.Exit(done.returncode)

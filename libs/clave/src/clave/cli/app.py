@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from clave.cli import access, demo, loop, registry, settings, stack
+from clave.cli import access, demo, governance, loop, registry, settings, stack
 
 app = typer.Typer(
     name="clave",
@@ -46,4 +46,5 @@ demo.register(app)
 loop.register(app)
 registry.register(app)
 access.register(app)
+governance.register(app)
 settings.register(app)
