@@ -168,7 +168,7 @@ def effect_radius(*, current_rows: int, reference_rows: int, alpha: float, thres
         alpha: Error per column and look, in (0, 1).
         thresholds: Places looked at; None where ties in the reference rule the second bound out.
 
-    Sources: Massart (1990); Hoeffding (1963); Marchal, Arbel (2017), Electron. Commun. Probab. 22, 54.
+    Sources: Massart (1990); Hoeffding (1963); Marchal, Arbel (2017), Electronic Communications in Probability 22, 54.
     """
     safe = band_radius(current_rows, alpha / 2) + band_radius(reference_rows, alpha / 2)
     if thresholds is None:

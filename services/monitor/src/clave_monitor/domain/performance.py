@@ -197,9 +197,9 @@ def _expected_auc(score: Floats, chance: Floats) -> float | None:
     negatives = np.bincount(inverse, weights=1 - chance, minlength=len(values))
     if positives.sum() <= 0 or negatives.sum() <= 0:
         return None
-    tpr = np.concatenate([[0.0], np.cumsum(positives) / positives.sum()])
-    fpr = np.concatenate([[0.0], np.cumsum(negatives) / negatives.sum()])
-    return float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2))
+    hit_rate = np.concatenate([[0.0], np.cumsum(positives) / positives.sum()])
+    false_rate = np.concatenate([[0.0], np.cumsum(negatives) / negatives.sum()])
+    return float(np.sum(np.diff(false_rate) * (hit_rate[1:] + hit_rate[:-1]) / 2))
 
 
 def _standard_errors(reference: Baseline, *, rows: int) -> dict[str, float]:

@@ -6,24 +6,24 @@ killed anywhere, the next round takes exactly what is left. Any number of proces
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
-from clave_contracts.events import Event
-from clave_contracts.monitor import RetrainingPolicy as PolicyBody
 
-from clave_monitor.domain.counters import Counts, Scope
+from clave_monitor.domain.counters import Counts
 from clave_monitor.domain.drift import DriftPolicy
 from clave_monitor.domain.retraining import Decision
 from clave_monitor.runtime.metrics import Metrics
 from clave_monitor.runtime.references import NoReference, Reference, ReferenceSource
 from clave_monitor.services import looks
 from clave_monitor.services.alerting import AlertName, raise_alert, resolve_alert
+from clave_monitor.services.announcing import announce, raise_alerts
 from clave_monitor.services.deciding import Finding, decide_and_record
 from clave_monitor.services.policies import policy_of
+from clave_monitor.services.rounds import Round
 from clave_monitor.services.rows import feature_table
 from clave_monitor.services.state import MonitorState, restored
 from clave_monitor.storage import monitors, predictions
@@ -37,32 +37,6 @@ _ESTIMATE_ROWS_MIN = 1_000
 _FORCED_ROWS_MIN = 20
 _ASK_AGAIN_AFTER = timedelta(seconds=60)
 """A version without a reference may get one with its next registration only; no need to ask at every tick."""
-
-
-@dataclass
-class Round:
-    """What one round works on and finds.
-
-    Attributes:
-        windows: Windows closed in this round.
-        more: Something is left for another round.
-    """
-
-    key: Key
-    at: datetime
-    reference: Reference
-    policy: PolicyBody
-    monitor: MonitorRow
-    state: MonitorState
-    live: bool
-    report: dict[str, Any]
-    windows: int = 0
-    rows: int = 0
-    labels: int = 0
-    more: bool = False
-    last_look: looks.WindowLook | None = None
-    newly_gated: set[Scope] = field(default_factory=set)
-    newly_harmed: bool = False
 
 
 class Evaluation:
@@ -259,9 +233,9 @@ class Evaluation:
             last_window_at=work.at if work.windows else work.monitor.last_window_at,
         )
         await resolve_alert(tx, work.key, AlertName.NO_REFERENCE, at=work.at)
-        await _announce(tx, work)
+        await announce(tx, work)
         if work.live:
-            await _raise_alerts(tx, work)
+            await raise_alerts(tx, work)
             finding = Finding(work.key, work.at, work.state, work.report, labels)
             decision = await decide_and_record(tx, finding, work.policy)
             self._count(work.key, decision)
@@ -347,55 +321,3 @@ def _window_result(look: looks.WindowLook) -> dict[str, Any]:
         },
         "data_quality": [{"feature": v.column, "check": v.check.value} for v in look.violations],
     }
-
-
-async def _announce(tx: Transaction, work: Round) -> None:
-    """Tell others what this round found for the first time."""
-    who = work.key.values()
-    for scope in sorted(work.newly_gated):
-        data = who | {"scope": scope.value} | work.report["scopes"][scope.value]
-        await tx.emit(Event(type="DriftDetected", source="monitor", subject=work.key.subject, time=work.at, data=data))
-    if work.newly_harmed:
-        performance = work.report["performance"]
-        data = who | {name: performance[name] for name in ("realised", "reference", "harm_evidence_log10")}
-        await tx.emit(
-            Event(
-                type="PerformanceDegraded",
-                source="monitor",
-                subject=work.key.subject,
-                time=work.at,
-                data=data,
-            )
-        )
-
-
-async def _raise_alerts(tx: Transaction, work: Round) -> None:
-    """Raise what stands now; broken quality inhibits what rests on the same inputs."""
-    performance = work.report["performance"]
-    if performance["harmed"]:
-        summary = "Outcomes prove that the loss exceeds what is accepted."
-        evidence = {name: performance[name] for name in ("realised", "reference", "labels")}
-        await raise_alert(tx, work.key, AlertName.PERFORMANCE, at=work.at, summary=summary, evidence=evidence)
-    if not work.windows:
-        return
-    if work.state.quality_broken:
-        broken = work.report["data_quality"]
-        names = ", ".join(f"{v['feature']} ({v['check']})" for v in broken[:5])
-        summary = f"{len(broken)} columns are not as in the reference: {names}."
-        await raise_alert(
-            tx, work.key, AlertName.DATA_QUALITY, at=work.at, summary=summary, evidence={"violations": broken}
-        )
-        return
-    await resolve_alert(tx, work.key, AlertName.DATA_QUALITY, at=work.at)
-    for scope, name in ((Scope.INPUT, AlertName.INPUT_DRIFT), (Scope.PREDICTION, AlertName.PREDICTION_DRIFT)):
-        found = work.report["scopes"][scope.value]
-        if found["state"] == "drift":
-            named = ", ".join(found["named"][:5]) or "the score"
-            summary = f"Changed by at least {found['effect_low']:.3f}: {named}."
-            await raise_alert(tx, work.key, name, at=work.at, summary=summary, evidence=found)
-    if work.state.estimate_dropped:
-        summary = f"The estimate dropped below its band: {', '.join(performance['estimate_dropped'])}."
-        evidence = {name: performance[name] for name in ("estimated", "reference", "estimate_rows")}
-        await raise_alert(tx, work.key, AlertName.ESTIMATE, at=work.at, summary=summary, evidence=evidence)
-    else:
-        await resolve_alert(tx, work.key, AlertName.ESTIMATE, at=work.at)
