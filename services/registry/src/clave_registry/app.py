@@ -90,17 +90,12 @@ def wire(
     store: BlobStore,
     access: Access,
     source: AnalysisSource,
+    inspector: ModelInspector | None = None,
     clock: Clock | None = None,
 ) -> Wired:
     """Build the operations, the rollout controller and the routes."""
     now = clock or SystemClock()
-    inspector = ModelInspector(
-        Limits(
-            model_bytes=settings.model_bytes_max,
-            memory_bytes=settings.inspection_memory_bytes,
-            wall_s=settings.inspection_s_max,
-        )
-    )
+    inspector = inspector or ModelInspector(_limits(settings))
     rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s)
     operations = Operations(
         database=database,
@@ -122,6 +117,14 @@ def wire(
         mlflow_routes(Context(database, store, now, inspector, blob_bytes_max=settings.blob_bytes_max)),
     ]
     return Wired(operations, RolloutController(database, rollouts, tick_s=settings.rollout_tick_s), routers)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        model_bytes=settings.model_bytes_max,
+        memory_bytes=settings.inspection_memory_bytes,
+        wall_s=settings.inspection_s_max,
+    )
 
 
 def create_app(settings: Settings) -> FastAPI:

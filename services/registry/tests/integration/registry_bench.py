@@ -1,7 +1,7 @@
 """The registry on real Postgres, with the real policy and its real files; only credentials are taken at their word."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,14 @@ from clave_gateway.policy_files import read_policy, shipped_policy_dir
 from clave_registry.app import Settings, Wired, wire
 from clave_registry.domain.rollout import Analysis, Verdict
 from clave_registry.mlflow.errors import MlflowErrors
+from clave_registry.runtime.model_inspector import ModelInspector
 from clave_registry.storage.mlflow.tables import metadata
+from clave_testing.servers import new_database
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
+from sqlalchemy import text
 
+INSPECTOR = ModelInspector()
 FAR_FUTURE = 4_000_000_000.0
 API = "/api/registry/v1"
 
@@ -104,8 +108,6 @@ class Bench:
         return {"digest": digest, "size": len(data)}
 
     async def rows(self, query: str) -> list[Mapping[str, Any]]:
-        from sqlalchemy import text
-
         async with self.database.transaction() as tx:
             return list((await tx.session.execute(text(query))).mappings())
 
@@ -119,11 +121,31 @@ async def policy_access() -> Access:
     return Access(LocalDecisionPoint(engine, lambda: snapshot))
 
 
-@pytest.fixture
-async def bench(service_database: Callable[[str], str], tmp_path: Path, policy_access: Access) -> AsyncIterator[Bench]:
-    url = service_database("registry")
+@pytest.fixture(scope="module")
+def registry_url() -> str:
+    """One migrated database per module; each test begins with it empty."""
+    url = new_database("registry")
     migrate(url=url, package="clave_registry", metadata=metadata)
+    return url
+
+
+async def emptied(database: Database) -> None:
+    tables = ", ".join(table.fullname for table in metadata.sorted_tables)
+    async with database.transaction() as tx:
+        await tx.session.execute(text(f"truncate {tables} restart identity cascade"))
+        await tx.session.execute(
+            text(
+                "insert into registry.experiments (id, tenant, name, artifact_location, lifecycle_stage, creation_time,"
+                " last_update_time) values (0, 'default', 'Default', 'mlflow-artifacts:/0', 'active', 0, 0)"
+            )
+        )
+
+
+@pytest.fixture
+async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> AsyncIterator[Bench]:
+    url = registry_url
     database = Database(url, metadata, service="registry", connections_max=20)
+    await emptied(database)
     settings = Settings.model_validate(
         {
             "http_port": 47322,
@@ -137,7 +159,7 @@ async def bench(service_database: Callable[[str], str], tmp_path: Path, policy_a
     )
     source = ScriptedAnalysis()
     store = LocalBlobStore(tmp_path / "blobs")
-    wired = wire(settings, database=database, store=store, access=policy_access, source=source)
+    wired = wire(settings, database=database, store=store, access=policy_access, source=source, inspector=INSPECTOR)
     app = create_service_app(
         service="registry",
         version="0",

@@ -120,7 +120,8 @@ class Registration:
         if graph is None:
             return empty, ""
         try:
-            facts = await self._context.inspector.inspect(self._context.store.read(graph["digest"]), path=GRAPH)
+            digest = graph["digest"]
+            facts = await self._context.inspector.inspect(self._context.store.read(digest), path=GRAPH, digest=digest)
         except UnsafeModel as refusal:  # it may be kept, and can never be deployed: it has no signature
             return empty, refusal.detail
         inputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.inputs]

@@ -18,6 +18,7 @@ from clave_common.logs import get_logger
 
 _log = get_logger(__name__)
 _MODULE = "clave_registry.runtime.onnx_inspection"
+_KNOWN_MAX = 256
 _REPORT_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -71,29 +72,41 @@ class ModelInspector:
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._turn = asyncio.Semaphore(self._limits.at_once)
+        self._known: dict[str, ModelFacts] = {}
 
-    async def inspect(self, chunks: AsyncIterator[bytes], *, path: str) -> ModelFacts:
-        """Describe a model.
+    async def inspect(self, chunks: AsyncIterator[bytes], *, path: str, digest: str | None = None) -> ModelFacts:
+        """Describe a model; one that was found safe before is not looked into again.
 
         Args:
             chunks: Its bytes.
             path: Its artifact path, for messages.
+            digest: Their sha256, where the store vouches for it.
 
         Raises:
             UnsafeModel: It must not be served; carries every fault.
             Unavailable: The sandbox could not be started.
         """
+        if digest is not None and digest in self._known:
+            return self._known[digest]
         async with self._turn:
             report = await self._run(chunks, path)
         faults = report.get("faults", ["the inspection gave no answer"])
         if faults:
             raise UnsafeModel(f"'{path}' cannot be registered: {'; '.join(faults)}.", path=path, faults=faults)
-        return ModelFacts(
+        facts = ModelFacts(
             inputs=tuple(_tensor(raw) for raw in report["inputs"]),
             outputs=tuple(_tensor(raw) for raw in report["outputs"]),
             opsets=dict(report["opsets"]),
             operators=tuple(report["operators"]),
         )
+        if digest is not None:
+            self._remember(digest, facts)
+        return facts
+
+    def _remember(self, digest: str, facts: ModelFacts) -> None:
+        while len(self._known) >= _KNOWN_MAX:
+            self._known.pop(next(iter(self._known)))
+        self._known[digest] = facts
 
     async def _run(self, chunks: AsyncIterator[bytes], path: str) -> dict[str, Any]:
         limits = {

@@ -95,7 +95,9 @@ class Versions:
             await model_named(tx, caller, model)
             await _require_blobs(tx, manifest)
         for artifact in manifest.models:
-            facts = await self._inspector.inspect(self._store.read(artifact.digest), path=artifact.path)
+            facts = await self._inspector.inspect(
+                self._store.read(artifact.digest), path=artifact.path, digest=artifact.digest
+            )
             if artifact.path == "model.onnx":
                 _require_signature(request.signature, facts)
         async with self._database.transaction() as tx:

@@ -5,7 +5,7 @@ from typing import Any
 
 from clave_common.database import Transaction
 from sqlalchemy import RowMapping, and_, case, exists, func, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from clave_registry.storage.mlflow.search import Binding, Expression, compared
 from clave_registry.storage.mlflow.tables import logged_models, metrics
@@ -84,7 +84,7 @@ async def metrics_of(tx: Transaction, model_ids: Sequence[str]) -> dict[str, lis
     place = (metrics.c.model_id, metrics.c.key, metrics.c.dataset_name, metrics.c.dataset_digest)
     statement = (
         select(metrics)
-        .distinct(*place)
+        .ext(distinct_on(*place))
         .where(metrics.c.model_id.in_(list(model_ids)))
         .order_by(*place, metrics.c.step.desc(), metrics.c.timestamp.desc(), metrics.c.value.desc())
     )

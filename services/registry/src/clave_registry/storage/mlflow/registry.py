@@ -6,6 +6,7 @@ from typing import Any
 
 from clave_common.database import Transaction
 from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from clave_registry.storage.mlflow.search import Binding, epoch_ms
 from clave_registry.storage.records import VersionRow, records
@@ -54,7 +55,7 @@ async def latest(tx: Transaction, model_ids: Sequence[str]) -> list[VersionRow]:
     """Give the highest version of each legacy stage of some models."""
     statement = (
         select(versions)
-        .distinct(versions.c.model_id, versions.c.legacy_stage)
+        .ext(distinct_on(versions.c.model_id, versions.c.legacy_stage))
         .where(versions.c.model_id.in_(list(model_ids)), versions.c.deleted_at.is_(None))
         .order_by(versions.c.model_id, versions.c.legacy_stage, versions.c.version.desc())
     )
