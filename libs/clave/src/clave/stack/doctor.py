@@ -92,8 +92,10 @@ def _servers(_layout: Layout) -> Finding:
 
 def _data_dir(layout: Layout) -> Finding:
     existing = _nearest_existing(layout.root)
+    remedy = "Give a folder you can write to with --data-dir DIR or CLAVE_DATA_DIR."
+    if not existing.is_dir():
+        return Finding("data directory", "failure", f"{existing} is no folder", remedy)
     if not os.access(existing, os.W_OK):
-        remedy = "Give a folder you can write to with --data-dir DIR or CLAVE_DATA_DIR."
         return Finding("data directory", "failure", f"{existing} is not writable", remedy)
     return Finding("data directory", "ok", str(layout.root))
 
@@ -159,6 +161,6 @@ def _port(layout: Layout) -> Finding:
 
 
 def _nearest_existing(folder: Path) -> Path:
-    while not folder.exists():
+    while not os.path.lexists(folder):
         folder = folder.parent
     return folder

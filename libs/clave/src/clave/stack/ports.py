@@ -119,7 +119,7 @@ def read_ports(record: Path) -> PortPlan | None:
 def _read(record: Path) -> dict[str, int]:
     try:
         known: object = json.loads(record.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return {str(name): int(port) for name, port in known.items()} if isinstance(known, dict) else {}
 

@@ -1,0 +1,50 @@
+import json
+import stat
+
+import pytest
+from clave.stack.secrets import ensure_secrets, read_passwords, write_secret
+
+SERVICES = ("gateway", "registry")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "secrets"
+    made.mkdir(mode=0o755)
+    return made
+
+
+def test_every_secret_is_readable_by_its_owner_only(folder):
+    ensure_secrets(folder, SERVICES)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"pepper", "gateway.pem", "registry.pem", "services.jwks.json", "passwords.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_secrets_survive_a_second_start(folder):
+    first = ensure_secrets(folder, SERVICES)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert ensure_secrets(folder, SERVICES) == first == read_passwords(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_new_service_gets_its_secrets_and_the_others_keep_theirs(folder):
+    first = ensure_secrets(folder, SERVICES)
+    second = ensure_secrets(folder, (*SERVICES, "monitor"))
+    assert second.roles["gateway"] == first.roles["gateway"]
+    assert len(second.roles["monitor"]) >= 32
+
+
+def test_the_key_set_holds_public_halves_only(folder):
+    ensure_secrets(folder, SERVICES)
+    keys = json.loads((folder / "services.jwks.json").read_text())["keys"]
+    assert [key["kid"] for key in keys] == list(SERVICES)
+    assert all(key["kty"] == "OKP" and key["crv"] == "Ed25519" and "d" not in key for key in keys)
+
+
+def test_a_secret_is_replaced_whole_and_leaves_no_draft(folder):
+    write_secret(folder / "x", "one")
+    write_secret(folder / "x", "two")
+    assert (folder / "x").read_text() == "two"
+    assert [path.name for path in folder.iterdir()] == ["x"]
