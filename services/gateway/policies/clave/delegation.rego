@@ -118,14 +118,9 @@ reaches_resource(binding, pattern) if {
 	reaches(own, pattern)
 }
 
-reaches("**", _) if true
-
 reaches(own, pattern) if own == pattern
 
-reaches(own, pattern) if {
-	pattern != "**"
-	matches_resource(own, trim_suffix(pattern, "/**"))
-}
+reaches(own, pattern) if matches_resource(own, trim_suffix(pattern, "/**"))
 
 # Roles over keys, bindings and policies belong to people: a machine has no second factor to show.
 administrator_ok(asked) if startswith(asked.subject, "user:")

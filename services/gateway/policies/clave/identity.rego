@@ -24,7 +24,6 @@ now := input.context.time if {
 }
 
 authenticated if {
-	input.subject.type in {"user", "service_account", "app", "service"}
 	input.context.auth.method in data.clave.auth_methods[input.subject.type]
 	is_string(input.subject.id)
 	startswith(input.subject.id, concat("", [input.subject.type, ":"]))

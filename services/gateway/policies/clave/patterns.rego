@@ -18,7 +18,6 @@ matches_action(pattern, name) if {
 	is_string(pattern)
 	is_string(name)
 	endswith(pattern, "*")
-	not endswith(pattern, "**")
 	prefix := trim_suffix(pattern, "*")
 	startswith(name, prefix)
 	not contains(trim_prefix(name, prefix), ":")
@@ -35,9 +34,7 @@ matches_resource(pattern, id) if {
 	is_string(pattern)
 	is_string(id)
 	endswith(pattern, "/**")
-	prefix := trim_suffix(pattern, "**")
-	startswith(id, prefix)
-	id != prefix
+	startswith(id, trim_suffix(pattern, "**"))
 }
 
 # The enforcement point normalises ids; the policy still refuses an odd one.
