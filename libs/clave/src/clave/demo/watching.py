@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from clave_contracts.monitor import Decision, Report
+from clave_contracts.problems import ServiceProblem
 
 from clave.demo.build import ingest
 from clave.demo.stage import Stage, until
@@ -11,6 +12,7 @@ from clave.demo.traffic import Application
 from clave.failures import Failure
 
 _WINDOWS_MIN = 2
+_NOT_FOUND = 404
 _FEATURES_TOLD = 8
 _METRICS_TOLD = ("error", "log_loss", "auc")
 _JUST_NOW = timedelta(seconds=5)
@@ -31,7 +33,12 @@ async def calm(stage: Stage, application: Application) -> Report:
     endpoint = stage.pipeline.endpoint
 
     async def look() -> Report | None:
-        report = await stage.admin.report(endpoint)
+        try:
+            report = await stage.admin.report(endpoint)
+        except ServiceProblem as problem:
+            if problem.status == _NOT_FOUND:  # the first predictions are still on their way to the monitor
+                return None
+            raise
         enough = report.windows >= _WINDOWS_MIN and report.performance.labels >= stage.plan.calm_rows // 2
         return report if enough else None
 
