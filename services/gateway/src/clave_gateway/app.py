@@ -1,13 +1,14 @@
 """The gateway's composition root."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from socket import gethostname
+from typing import TYPE_CHECKING
 
 from clave_common.access.decision_log import DECISION_STREAM
-from clave_common.access.engine import OpaEngine
+from clave_common.access.snapshot import Snapshot
 from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
 from clave_common.background import Background
 from clave_common.clock import SystemClock
@@ -28,7 +29,6 @@ from clave_gateway.api.identity import bindings_router, keys_router, principals_
 from clave_gateway.api.internal import snapshot_router
 from clave_gateway.api.policies import lockdown_router, policies_router
 from clave_gateway.policy_files import read_policy, shipped_policy_dir
-from clave_gateway.runtime.opa_publisher import OpaPublisher, PublishingOpaEngine
 from clave_gateway.runtime.sequencer import CHECKPOINT_LOOP, GROUP, Sequencer, Witness
 from clave_gateway.services.audit import AuditService
 from clave_gateway.services.bindings import BindingService
@@ -41,6 +41,9 @@ from clave_gateway.services.principals import PrincipalService
 from clave_gateway.services.snapshot import SnapshotService
 from clave_gateway.signing import GatewaySigner
 from clave_gateway.storage.tables import metadata
+
+if TYPE_CHECKING:
+    from clave_gateway.runtime.opa_publisher import PublishingOpaEngine
 
 SERVICE = "gateway"
 
@@ -82,7 +85,7 @@ class Gateway:
         )
         self._redis: Redis = connect_redis(settings.redis_url.get_secret_value())
         self._snapshots = SnapshotService(self._database, self._signer, self._clock)
-        self._opa = PublishingOpaEngine(settings.peers.opa_url) if settings.peers.opa_url else None
+        self._opa = opened_opa(settings.peers.opa_url) if settings.peers.opa_url else None
         self._kit: AccessKit = open_access(
             settings, service=SERVICE, redis=self._redis, source=self._snapshots, engine=self._opa
         )
@@ -139,8 +142,8 @@ class Gateway:
         self._add_loops()
         async with self._background:
             yield
-        if isinstance(self._kit.engine, OpaEngine):
-            await self._kit.engine.close()
+        if self._opa is not None:
+            await self._opa.close()
         await self._redis.aclose()
         await self._database.close()
 
@@ -153,9 +156,24 @@ class Gateway:
         background.add("decisions", partial(self._consume, DECISION_STREAM, "decisions", self._decisions.keep))
         background.add(CHECKPOINT_LOOP, partial(self._sequencer.run_checkpoints, background))
         if self._opa is not None:
-            publisher = OpaPublisher(self._opa, self._kit.snapshot)
-            background.add("opa", partial(publisher.run, background))
+            background.add("opa", partial(keep_loaded, self._opa, self._kit.snapshot, background))
 
     async def _consume(self, stream: str, group: str, handler: Handler) -> None:
         consumer = StreamConsumer(self._redis, streams=[stream], group=group, consumer=f"{SERVICE}-{gethostname()}")
         await consumer.run(handler, self._background, group)
+
+
+def opened_opa(url: str) -> "PublishingOpaEngine":
+    """Connect to the OPA server that this gateway keeps loaded."""
+    from clave_gateway.runtime.opa_publisher import PublishingOpaEngine  # noqa: PLC0415 - its client costs 12 MB
+
+    return PublishingOpaEngine(url)
+
+
+async def keep_loaded(
+    engine: "PublishingOpaEngine", snapshot: Callable[[], Snapshot | None], background: Background
+) -> None:
+    """Watch the OPA server and load it again when needed."""
+    from clave_gateway.runtime.opa_publisher import OpaPublisher  # noqa: PLC0415 - see above
+
+    await OpaPublisher(engine, snapshot).run(background)

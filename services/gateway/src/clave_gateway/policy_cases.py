@@ -10,14 +10,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-from clave_common.access.engine import EmbeddedEngine, OpaEngine, PolicyEngine
+from clave_common.access.engine import EmbeddedEngine, PolicyEngine
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.errors import ClaveError, Unavailable
 
 from clave_gateway.policy_files import PolicyFilesInvalid, merge_data, read_modules
+
+if TYPE_CHECKING:
+    from clave_common.access.opa_engine import OpaEngine
 
 EngineName = Literal["embedded", "opa"]
 _OPA_START_S = 10.0
@@ -113,6 +116,8 @@ async def engine_with(bundle: PolicyBundle, engine: EngineName, *, opa: str = "o
         await embedded.load(bundle)
         yield embedded
         return
+    from clave_common.access.opa_engine import OpaEngine  # noqa: PLC0415 - only where it is asked for
+
     port = _free_port()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -132,7 +137,7 @@ async def engine_with(bundle: PolicyBundle, engine: EngineName, *, opa: str = "o
         await process.wait()
 
 
-async def _published(server: OpaEngine, bundle: PolicyBundle) -> None:
+async def _published(server: "OpaEngine", bundle: PolicyBundle) -> None:
     deadline = asyncio.get_running_loop().time() + _OPA_START_S
     while True:
         try:

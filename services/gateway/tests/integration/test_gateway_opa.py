@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from clave_common.access.engine import OpaEngine
+from clave_common.access.opa_engine import OpaEngine
 from clave_common.errors import Unavailable
 from clave_common.migrations import migrate
 from clave_common.settings import PeerSettings

@@ -20,7 +20,7 @@ from clave_common.access.credentials import LocalVerifier
 from clave_common.access.decision_log import DecisionLog
 from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.enforcement import Access
-from clave_common.access.engine import EmbeddedEngine, OpaEngine, PolicyEngine
+from clave_common.access.engine import EmbeddedEngine, PolicyEngine
 from clave_common.access.model import Caller
 from clave_common.access.oidc import OidcSettings, OidcVerifier
 from clave_common.access.ratelimit import RateLimiter
@@ -130,7 +130,11 @@ async def _visible(point: LocalDecisionPoint, caller: Caller, action: str) -> li
 
 def policy_engine(peers: PeerSettings) -> PolicyEngine:
     """Choose the engine: a real OPA server where one is configured, the embedded one otherwise."""
-    return OpaEngine(peers.opa_url) if peers.opa_url else EmbeddedEngine()
+    if not peers.opa_url:
+        return EmbeddedEngine()
+    from clave_common.access.opa_engine import OpaEngine  # noqa: PLC0415 - its client costs 12 MB
+
+    return OpaEngine(peers.opa_url)
 
 
 def _oidc(peers: PeerSettings) -> OidcVerifier | None:

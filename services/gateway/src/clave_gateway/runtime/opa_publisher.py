@@ -7,7 +7,7 @@ repeats it, everything is loaded again.
 import asyncio
 from collections.abc import Callable
 
-from clave_common.access.engine import OpaEngine
+from clave_common.access.opa_engine import OpaEngine
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.snapshot import Snapshot
 from clave_common.background import Background
