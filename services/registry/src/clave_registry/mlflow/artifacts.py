@@ -17,7 +17,7 @@ from clave_registry.domain.artifact_path import InvalidArtifactPath, checked_art
 from clave_registry.mlflow.context import Context, audited
 from clave_registry.mlflow.messages import Message, Row
 from clave_registry.mlflow.model_versions import VERSIONS_FOLDER
-from clave_registry.services.blobs import Slice, asked_slice
+from clave_registry.services.blobs import Slice, asked_slice, coalesced
 from clave_registry.services.governance import tenant_of
 from clave_registry.storage import blobs
 from clave_registry.storage.mlflow import artifacts as rows
@@ -57,7 +57,7 @@ class Artifacts:
         """
         path, tenant = _checked(path), tenant_of(caller)
         _require_writable(path)
-        ref = await self._context.store.put(chunks, size_max=self._context.blob_bytes_max)
+        ref = await self._context.store.put(coalesced(chunks), size_max=self._context.blob_bytes_max)
         async with self._context.database.transaction() as tx:
             await rows.begin_write(tx, tenant)
             known = await rows.find(tx, tenant, path)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from clave_common.access import Caller
-from clave_common.blobstore import BlobRef, BlobStore, checked_digest
+from clave_common.blobstore import CHUNK_BYTES, BlobRef, BlobStore, checked_digest
 from clave_common.clock import Clock
 from clave_common.database import Database
 from clave_common.errors import InvalidArgument, NotFound
@@ -54,7 +54,7 @@ class Blobs:
         checked_digest(digest)
         known = await self._store.size(digest)
         if known is None:
-            ref = await self._store.put(chunks, digest=digest, size_max=self._size_max)
+            ref = await self._store.put(coalesced(chunks), digest=digest, size_max=self._size_max)
         else:
             async for _ in chunks:
                 pass
@@ -86,6 +86,20 @@ class Blobs:
     def read(self, digest: str, part: Slice) -> AsyncIterator[bytes]:
         """Stream a part of a blob."""
         return self._store.read(digest, start=part.start, end=part.end)
+
+
+async def coalesced(chunks: AsyncIterator[bytes], *, size: int = CHUNK_BYTES) -> AsyncIterator[bytes]:
+    """Join small chunks to ones of about `size` bytes: each costs the store a hop to a thread."""
+    held: list[bytes] = []
+    length = 0
+    async for chunk in chunks:
+        held.append(chunk)
+        length += len(chunk)
+        if length >= size:
+            yield b"".join(held)
+            held, length = [], 0
+    if length:
+        yield b"".join(held)
 
 
 def asked_slice(header: str | None, size: int) -> Slice:
