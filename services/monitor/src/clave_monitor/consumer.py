@@ -31,12 +31,23 @@ class PredictionConsumer:
         records: list[PredictionRecord] = []
         for entry in entries:
             try:
-                records += _RECORDS.validate_json(entry.body)
+                found = _RECORDS.validate_json(entry.body)
             except ValidationError as error:
                 self._metrics.batch_malformed()
                 _log.warning("prediction_batch_malformed", entry=entry.id, errors=error.error_count())
+                continue
+            sound = [record for record in found if _is_sound(record)]
+            if len(sound) < len(found):
+                self._metrics.batch_malformed()
+                _log.warning("prediction_records_malformed", entry=entry.id, records=len(found) - len(sound))
+            records += sound
         if records and await self._ingestion.take_predictions(records):
             self._wake_up.ring()
+
+
+def _is_sound(record: PredictionRecord) -> bool:
+    """Say whether every row has a value for every column."""
+    return all(len(values) == len(record.columns) for values in record.values)
 
 
 class RunConsumer:

@@ -10,6 +10,7 @@ from clave_monitor.services.evaluation import Evaluation
 from clave_monitor.services.policies import policy_of
 from clave_monitor.services.wakeup import WakeUp
 from clave_monitor.storage import monitors
+from clave_monitor.storage.records import Key
 
 LOOP_NAME = "evaluation"
 _log = get_logger(__name__)
@@ -32,19 +33,30 @@ class EvaluationLoop:
         self._metrics = metrics
         self._wake_up = wake_up
         self._tick_s = tick_s
+        self._broken: set[Key] = set()
 
     async def run(self, background: Background) -> None:
         """Evaluate what is due, then wait for the bell or the tick."""
         await self.show_stored()
         while True:
             for key in await self._evaluation.due():
-                try:
-                    await self._evaluation.evaluate(key)
-                except Unavailable as problem:
-                    _log.info("evaluation_waits", endpoint=key.endpoint, version=key.model_version, why=problem.code)
+                await self._evaluate(key)
             await self._evaluation.reconsider()
             background.healthy(LOOP_NAME)
             await self._wake_up.wait(self._tick_s)
+
+    async def _evaluate(self, key: Key) -> None:
+        """Evaluate one monitor; whatever is wrong with it must not keep the others waiting."""
+        try:
+            await self._evaluation.evaluate(key)
+        except Unavailable as problem:
+            _log.info("evaluation_waits", endpoint=key.endpoint, version=key.model_version, why=problem.code)
+        except Exception as error:  # noqa: BLE001 - an entry point: one broken monitor must not stop the others
+            if key not in self._broken:
+                _log.error("evaluation_failed", endpoint=key.endpoint, version=key.model_version, exc_info=error)
+            self._broken.add(key)
+        else:
+            self._broken.discard(key)
 
     async def show_stored(self) -> None:
         """Fill the gauges from what was stored before the restart."""

@@ -84,6 +84,7 @@ class RegistryReferences:
         self._registry = registry
         self._folder = folder
         self._parsed: OrderedDict[tuple[str, int], Reference] = OrderedDict()
+        self._namespaces: dict[str, str] = {}
 
     async def load(self, key: Key) -> Reference:
         """Give a version's reference; versions are immutable, so a parsed one stays valid."""
@@ -104,11 +105,13 @@ class RegistryReferences:
         return reference
 
     async def namespace(self, endpoint: str) -> str | None:
-        """Ask the registry for an endpoint's namespace."""
-        try:
-            return (await self._registry.endpoint(endpoint)).namespace
-        except ServiceProblem:
-            return None
+        """Ask the registry once; an endpoint never changes its namespace."""
+        if endpoint not in self._namespaces:
+            try:
+                self._namespaces[endpoint] = (await self._registry.endpoint(endpoint)).namespace
+            except ServiceProblem:
+                return None
+        return self._namespaces[endpoint]
 
     async def _version(self, key: Key) -> Version:
         try:

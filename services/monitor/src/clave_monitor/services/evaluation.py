@@ -26,7 +26,7 @@ from clave_monitor.services.policies import policy_of
 from clave_monitor.services.rounds import Round
 from clave_monitor.services.rows import feature_table
 from clave_monitor.services.state import MonitorState, restored
-from clave_monitor.storage import monitors, predictions
+from clave_monitor.storage import alerts, monitors, predictions
 from clave_monitor.storage.predictions import ScoredRow
 from clave_monitor.storage.records import EndpointRow, Key, MonitorRow, WaitingRows
 
@@ -35,6 +35,8 @@ _LABELS_PER_ROUND = 5_000
 _LABELLED_SHOWN = 2_000
 _ESTIMATE_ROWS_MIN = 1_000
 _FORCED_ROWS_MIN = 20
+_COUNTED_MAX = 10_000
+_SHOWN_FOR = timedelta(minutes=10)
 _ASK_AGAIN_AFTER = timedelta(seconds=60)
 """A version without a reference may get one with its next registration only; no need to ask at every tick."""
 
@@ -53,8 +55,9 @@ class Evaluation:
         """List monitors for which a round would find something to do."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            waiting = await predictions.waiting(tx)
             endpoints = {row.name: row for row in await monitors.all_endpoints(tx)}
+            largest = max((policy_of(row.policy).window_rows for row in endpoints.values()), default=0)
+            waiting = await predictions.waiting(tx, most=max(largest, _COUNTED_MAX))
         for one in waiting:
             self._metrics.waiting(one.key, one.rows)
         return [one.key for one in waiting if _is_due(one, endpoints.get(one.key.endpoint), now)]
@@ -90,10 +93,13 @@ class Evaluation:
 
     async def reconsider(self) -> None:
         """Decide again where a cause stands and something else was waited for: time, a run's end, an answer."""
+        now = self._clock.now()
         async with self._database.transaction() as tx:
+            await alerts.resolve_departed(tx, at=now)
             live = [row for row in await monitors.all_endpoints(tx) if row.live is not None]
             stored = {row.key: row for row in await monitors.all_monitors(tx)}
-        self._metrics.keep_only({row.live for row in live if row.live is not None})
+        recent = {key for key, row in stored.items() if row.last_window_at and row.last_window_at > now - _SHOWN_FOR}
+        self._metrics.keep_only(recent | {row.live for row in live if row.live is not None})
         for endpoint in live:
             monitor = stored.get(endpoint.live) if endpoint.live else None
             if monitor is not None and monitor.report and _has_cause(restored(monitor.state), endpoint):
@@ -104,7 +110,7 @@ class Evaluation:
         async with self._database.transaction() as tx:
             monitor = await monitors.lock(tx, key, at=now)
             endpoint = await monitors.endpoint(tx, key.endpoint)
-            _, labels = await predictions.label_counts(tx, key)
+            labels = monitor.labels + (await predictions.not_taken_yet(tx, key))[1]
             policy = policy_of(endpoint.policy if endpoint else {})
             finding = Finding(key, now, restored(monitor.state), monitor.report, labels)
             decision = await decide_and_record(tx, finding, policy)
@@ -159,6 +165,7 @@ class Evaluation:
                 result=_window_result(look),
             )
             await predictions.take_into_window(tx, rows, window_id)
+            work.last_window = window_id
             self._take_look(work, look, rows=len(rows))
         work.more = True
 
@@ -216,7 +223,9 @@ class Evaluation:
         scores = await predictions.latest_scores(tx, work.key, limit=size)
         guess = await asyncio.to_thread(looks.estimated, work.reference, scores, work.policy)
         work.state = replace(work.state, estimate_dropped=bool(guess and guess.dropped))
-        rows, labels = await predictions.label_counts(tx, work.key)
+        rows_left, labels_left = await predictions.not_taken_yet(tx, work.key)
+        rows = work.monitor.rows + work.rows + rows_left
+        labels = work.monitor.labels + work.labels + labels_left
         figures = looks.performance_figures(work.reference, guess, labelled)
         work.report["performance"] = figures | _label_figures(work, labelled, rows=rows, labels=labels)
         work.report["fairness"] = await asyncio.to_thread(looks.fairness_figures, work.reference, labelled)
@@ -230,8 +239,12 @@ class Evaluation:
             reference_problem=None,
             windows=work.monitor.windows + work.windows,
             rows=work.monitor.rows + work.rows,
+            labels=work.monitor.labels + work.labels,
             last_window_at=work.at if work.windows else work.monitor.last_window_at,
         )
+        if work.last_window is not None and work.last_look is not None:
+            result = _window_result(work.last_look) | _at_the_time(work.report)
+            await monitors.set_result(tx, work.last_window, result)
         await resolve_alert(tx, work.key, AlertName.NO_REFERENCE, at=work.at)
         await announce(tx, work)
         if work.live:
@@ -271,7 +284,7 @@ def _is_due(waiting: WaitingRows, endpoint: EndpointRow | None, now: datetime) -
     policy = policy_of(endpoint.policy if endpoint else {})
     if waiting.uncounted_labels or waiting.rows >= policy.window_rows:
         return True
-    aged = waiting.oldest_at <= now - timedelta(seconds=policy.window_s_max)
+    aged = waiting.oldest_at is not None and waiting.oldest_at <= now - timedelta(seconds=policy.window_s_max)
     return waiting.rows >= _FORCED_ROWS_MIN and aged
 
 
@@ -320,4 +333,17 @@ def _window_result(look: looks.WindowLook) -> dict[str, Any]:
             for scope, drift in look.scopes.items()
         },
         "data_quality": [{"feature": v.column, "check": v.check.value} for v in look.violations],
+    }
+
+
+def _at_the_time(report: dict[str, Any]) -> dict[str, Any]:
+    """Keep performance and fairness with the window at whose end they were so: their history."""
+    performance, fairness = report["performance"], report["fairness"]
+    kept = ("realised", "estimated", "labels", "label_coverage", "label_delay_s_p50", "harm_evidence_log10")
+    return {
+        "performance": {name: performance[name] for name in kept},
+        "fairness": {
+            name: {part: found[part] for part in ("verdict", "gaps", "parity_ratio")}
+            for name, found in fairness.items()
+        },
     }

@@ -43,6 +43,7 @@ class Ingestion:
             new = await predictions.add(tx, rows)
             early = await predictions.pending_outcomes(tx, sorted(new))
             await predictions.join(tx, early, at=self._clock.now())
+            await monitors.ensure(tx, {_key(record) for record in records}, at=now)
             for record in _newest_live(records):
                 await monitors.note_live(tx, _key(record), at=record.at)
         self._metrics.predictions_taken(records, new=len(new), known=len(rows) - len(new))

@@ -48,7 +48,9 @@ class Reporting:
             known = await _endpoint(tx, endpoint)
             key = await _choose(tx, known, version)
             monitor = await monitors.find(tx, key)
-            rows, labels = await predictions.label_counts(tx, key)
+            rows, labels = await predictions.not_taken_yet(tx, key)
+        if monitor is not None:
+            rows, labels = rows + monitor.rows, labels + monitor.labels
         at = known.live_at or (monitor.first_at if monitor else None)
         if at is None:
             raise _unknown(endpoint)

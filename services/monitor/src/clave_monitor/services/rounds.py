@@ -35,5 +35,6 @@ class Round:
     labels: int = 0
     more: bool = False
     last_look: looks.WindowLook | None = None
+    last_window: int | None = None
     newly_gated: set[Scope] = field(default_factory=set)
     newly_harmed: bool = False

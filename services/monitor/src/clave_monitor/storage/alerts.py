@@ -5,11 +5,11 @@ from typing import Any
 
 from clave_common.database import Transaction
 from clave_common.ids import new_id
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import exists, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_monitor.storage.records import Key
-from clave_monitor.storage.tables import alerts
+from clave_monitor.storage.tables import alerts, endpoints
 
 
 async def raise_or_count(
@@ -52,14 +52,15 @@ async def resolve(tx: Transaction, key: Key, name: str, *, at: datetime) -> None
         await change(tx, standing["id"], state="resolved", last_at=at)
 
 
-async def resolve_all(tx: Transaction, key: Key, *, at: datetime) -> None:
-    """Close every alert of a version that left live traffic."""
-    statement = update(alerts).where(
-        alerts.c.endpoint == key.endpoint,
-        alerts.c.model == key.model,
-        alerts.c.model_version == key.model_version,
-        alerts.c.state != "resolved",
+async def resolve_departed(tx: Transaction, *, at: datetime) -> None:
+    """Close the alerts of versions that left live traffic."""
+    still_live = exists().where(
+        endpoints.c.name == alerts.c.endpoint,
+        endpoints.c.live_model == alerts.c.model,
+        endpoints.c.live_version == alerts.c.model_version,
     )
+    known = exists().where(endpoints.c.name == alerts.c.endpoint, endpoints.c.live_version.is_not(None))
+    statement = update(alerts).where(alerts.c.state != "resolved", known, ~still_live)
     await tx.session.execute(statement.values(state="resolved", last_at=at))
 
 

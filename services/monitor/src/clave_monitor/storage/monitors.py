@@ -1,6 +1,7 @@
 """Queries on endpoints, monitors and their windows."""
 
 import zlib
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,7 @@ def _monitor(row: Any) -> MonitorRow:
         report=dict(row.report),
         windows=row.windows,
         rows=row.rows,
+        labels=row.labels,
         first_at=row.first_at,
         last_window_at=row.last_window_at,
     )
@@ -76,10 +78,16 @@ async def put_policy(tx: Transaction, name: str, policy: dict[str, Any], *, by: 
     )
 
 
+async def ensure(tx: Transaction, keys: Iterable[Key], *, at: datetime) -> None:
+    """Create the monitors that are new."""
+    values = [key.values() | {"first_at": at, "updated_at": at} for key in keys]
+    if values:
+        await tx.session.execute(insert(monitors).values(values).on_conflict_do_nothing())
+
+
 async def lock(tx: Transaction, key: Key, *, at: datetime) -> MonitorRow:
     """Hold a monitor until the transaction ends, creating it if it is new."""
-    statement = insert(monitors).values(**key.values(), first_at=at, updated_at=at)
-    await tx.session.execute(statement.on_conflict_do_nothing())
+    await ensure(tx, [key], at=at)
     row = (await tx.session.execute(select(monitors).where(_is(key)).with_for_update())).one()
     return _monitor(row)
 
@@ -147,7 +155,8 @@ async def window_page(tx: Transaction, endpoint_name: str, *, before: int | None
     if before is not None:
         statement = statement.where(windows.c.id < before)
     statement = statement.order_by(windows.c.id.desc()).limit(limit)
-    return [dict(row) for row in (await tx.session.execute(statement)).mappings()]
+    names = [str(column.name) for column in columns]  # plain text: SQLAlchemy's own kind is no JSON key
+    return [dict(zip(names, row, strict=True)) for row in await tx.session.execute(statement)]
 
 
 async def forget_windows_before(tx: Transaction, at: datetime) -> None:

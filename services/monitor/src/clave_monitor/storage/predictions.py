@@ -165,21 +165,23 @@ async def join(tx: Transaction, outcomes: Sequence[dict[str, Any]], *, at: datet
         await tx.session.execute(_MARK_JOINED, given)
 
 
-async def waiting(tx: Transaction) -> list[WaitingRows]:
-    """List monitors with predictions in no window, or with labels not counted yet."""
-    statement = text(
-        "select endpoint, model, model_version, sum(n)::bigint as n, min(oldest) as oldest, "
-        "sum(labels)::bigint as labels from ("
-        " select endpoint, model, model_version, count(*) as n, min(received_at) as oldest, 0 as labels"
-        " from monitor.predictions where window_id is null and error is null group by 1, 2, 3"
-        " union all"
-        " select endpoint, model, model_version, 0, min(labelled_at), count(*)"
-        " from monitor.predictions where labelled_at is not null and not counted group by 1, 2, 3"
-        ") as both_kinds group by 1, 2, 3 order by 1, 2, 3"
-    )
+_WAITING = text(
+    "select m.endpoint, m.model, m.model_version, w.n, w.oldest, u.n as labels from monitor.monitors as m "
+    "cross join lateral (select count(*) as n, min(received_at) as oldest from ("
+    " select received_at from monitor.predictions as p where p.endpoint = m.endpoint and p.model = m.model"
+    " and p.model_version = m.model_version and p.window_id is null and p.error is null limit :most) as q) as w "
+    "cross join lateral (select count(*) as n from ("
+    " select 1 from monitor.predictions as p where p.endpoint = m.endpoint and p.model = m.model"
+    " and p.model_version = m.model_version and p.labelled_at is not null and not p.counted limit :most) as q) as u "
+    "order by 1, 2, 3"
+)
+
+
+async def waiting(tx: Transaction, *, most: int) -> list[WaitingRows]:
+    """Count, per monitor, predictions in no window and labels not counted yet, each up to `most`."""
     return [
         WaitingRows(Key(row.endpoint, row.model, row.model_version), row.n, row.oldest, row.labels)
-        for row in await tx.session.execute(statement)
+        for row in await tx.session.execute(_WAITING, {"most": most})
     ]
 
 
@@ -283,13 +285,13 @@ async def latest_scores(tx: Transaction, key: Key, *, limit: int) -> Floats:
     return np.array((await tx.session.execute(statement)).scalars().all(), dtype=np.float64)
 
 
-async def label_counts(tx: Transaction, key: Key) -> tuple[int, int]:
-    """Count a monitor's answered predictions and how many of them are labelled."""
-    statement = select(func.count(), func.count(predictions.c.labelled_at)).where(
-        _of(key), predictions.c.error.is_(None)
+async def not_taken_yet(tx: Transaction, key: Key) -> tuple[int, int]:
+    """Count a monitor's answered predictions in no window, and its labels not counted yet."""
+    rows = select(func.count()).where(_of(key), predictions.c.window_id.is_(None), predictions.c.error.is_(None))
+    labels = select(func.count()).where(
+        _of(key), predictions.c.labelled_at.is_not(None), predictions.c.counted.is_(False)
     )
-    rows, labelled = (await tx.session.execute(statement)).one()
-    return int(rows), int(labelled)
+    return int(await tx.session.scalar(rows) or 0), int(await tx.session.scalar(labels) or 0)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class MonitorRow:
     report: dict[str, Any]
     windows: int
     rows: int
+    labels: int
     first_at: datetime
     last_window_at: datetime | None
 
@@ -64,5 +65,5 @@ class WaitingRows:
 
     key: Key
     rows: int
-    oldest_at: datetime
+    oldest_at: datetime | None
     uncounted_labels: int

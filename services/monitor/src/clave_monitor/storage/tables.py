@@ -126,6 +126,7 @@ monitors = Table(
     Column("report", JSONB, nullable=False, server_default="{}"),
     Column("windows", Integer, nullable=False, server_default="0"),
     Column("rows", BigInteger, nullable=False, server_default="0"),
+    Column("labels", BigInteger, nullable=False, server_default="0"),
     _moment("first_at"),
     _moment("last_window_at", nullable=True),
     _moment("updated_at"),
