@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,7 @@ def churn(
     """
     from clave.demo.timeline import Timeline  # noqa: PLC0415 - only this command tells a story
 
+    signal.signal(signal.SIGTERM, _interrupt)
     timeline = Timeline(talk())
     started: Layout | None = None
     outcome, summary = "failed", {}
@@ -73,6 +75,11 @@ def churn(
         if started is not None and not keep:
             _take_down(started)
     _show_next(summary, data_dir=data_dir, url=url, running=started is None or keep)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """End on SIGTERM as on Ctrl-C: the stack that the demo started must not stay behind."""
+    raise KeyboardInterrupt
 
 
 def _bring_up(timeline: "Timeline", data_dir: Path | None, port: int | None) -> "tuple[Layout, bool]":
@@ -139,13 +146,14 @@ def _show_summary(summary: dict[str, Any], timeline: "Timeline") -> None:
         ("calm stretch", f"{calm['outcomes']} outcomes, {_compared(calm)}: no alarm"),
         ("shifted mix", f"{shifted['outcomes']} outcomes, {_compared(shifted)}"),
         ("drift named in", _some(summary["drifted_features"])),
-        ("decision", f"retrain: {summary['decision']}"),
+        ("decision", f"retrain, because of {summary['decision'].replace('_', ' ')}"),
         ("promoted", f"v{summary['live_version']} instead of v{summary['first_version']}"),
         ("refused", "; ".join(summary["refused_reasons"])),
         (
             "application",
             f"{application['requests']} requests, {application['rows']} rows, {application['failed']} failed; "
-            + ", ".join(f"{version}: {count}" for version, count in application["rows_by_version"].items()),
+            + ", ".join(f"{version}: {count}" for version, count in application["rows_by_version"].items())
+            + f", {application['canary_rows']} as a canary",
         ),
         ("the loop closed in", f"{timeline.elapsed_s:.1f} s"),
     ]

@@ -30,7 +30,8 @@ class Tally:
         failed: Requests that no retry could save.
         retried: Attempts that were answered with "later".
         outcomes: Outcomes taken by the monitor.
-        rows_by_version: Rows that each model version answered, by ``version`` or ``version (canary)``.
+        rows_by_version: Rows that each model version answered, by ``v<version>``.
+        canary_rows: Rows among them that a version answered while it was a canary.
     """
 
     requests: int = 0
@@ -39,6 +40,7 @@ class Tally:
     retried: int = 0
     outcomes: int = 0
     rows_by_version: Counter[str] = field(default_factory=Counter)
+    canary_rows: int = 0
 
 
 class Application:
@@ -112,8 +114,9 @@ class Application:
     def _count(self, answer: InferAnswer, rows: int) -> None:
         self.tally.requests += 1
         self.tally.rows += rows
-        canary = " (canary)" if answer.parameters.get("arm") == "canary" else ""
-        self.tally.rows_by_version[f"v{answer.model_version}{canary}"] += rows
+        self.tally.rows_by_version[f"v{answer.model_version}"] += rows
+        if answer.parameters.get("arm") == "canary":
+            self.tally.canary_rows += rows
 
 
 def outcomes_of(answer: InferAnswer, group: Sequence[Customer]) -> list[FeedbackItem]:
