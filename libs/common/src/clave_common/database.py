@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
-from clave_contracts.events import AuditEntry, Event
+from clave_contracts.events import AUDIT_STREAM, AuditEntry, Event, event_stream
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -31,7 +31,6 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from clave_common.clock import Clock, SystemClock
 from clave_common.errors import InvalidArgument, Unavailable
 
-AUDIT_STREAM = "clave.audit"
 _NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -39,11 +38,6 @@ _NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
-def event_stream(service: str) -> str:
-    """Name the Redis stream of a service's events."""
-    return f"clave.events.{service}"
 
 
 def service_metadata(schema: str) -> MetaData:

@@ -14,9 +14,9 @@ from clave_common.access.service_tokens import public_keys
 from clave_common.access.snapshot import Snapshot, SnapshotFile, encode_snapshot
 from clave_common.access.snapshot_keeper import SnapshotKeeper
 from clave_common.background import Background
-from clave_common.database import event_stream
 from clave_common.errors import ResourceExhausted
 from clave_common.redis_client import connect_redis
+from clave_contracts.events import event_stream
 from joserfc.jwk import OKPKey
 
 pytestmark = pytest.mark.integration

@@ -27,6 +27,12 @@ EventType = Literal[
     "RunFinished",
 ]
 PREDICTION_STREAM = "clave.predictions"
+AUDIT_STREAM = "clave.audit"
+
+
+def event_stream(service: str) -> str:
+    """Name the Redis stream of a service's events."""
+    return f"clave.events.{service}"
 
 
 def _now() -> datetime:

@@ -12,12 +12,13 @@ from clave_common.access.snapshot import Snapshot
 from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
 from clave_common.background import Background
 from clave_common.clock import SystemClock
-from clave_common.database import AUDIT_STREAM, Database
+from clave_common.database import Database
 from clave_common.outbox import OutboxRelay
 from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
 from clave_common.settings import ServiceSettings
 from clave_common.streams import Handler, StreamConsumer
+from clave_contracts.events import AUDIT_STREAM
 from fastapi import FastAPI
 from pydantic_settings import SettingsConfigDict
 from redis.asyncio import Redis

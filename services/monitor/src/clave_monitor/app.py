@@ -11,7 +11,7 @@ from clave_common.access import Access
 from clave_common.access.wiring import AccessKit, open_access
 from clave_common.background import Background
 from clave_common.clock import Clock, SystemClock
-from clave_common.database import Database, event_stream
+from clave_common.database import Database
 from clave_common.outbox import LOOP_NAME as OUTBOX_LOOP
 from clave_common.outbox import OutboxRelay
 from clave_common.peers import peer_client
@@ -20,7 +20,7 @@ from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
 from clave_common.settings import ServiceSettings
 from clave_common.streams import StreamConsumer
-from clave_contracts.events import PREDICTION_STREAM
+from clave_contracts.events import PREDICTION_STREAM, event_stream
 from clave_contracts.registry import RegistryClient
 from fastapi import APIRouter, FastAPI
 from pydantic import Field

@@ -1,10 +1,9 @@
 """Calls that the monitor's integration tests share."""
 
 import orjson
-from clave_common.database import event_stream
 from clave_common.outbox import OutboxRelay
 from clave_common.streams import Entry
-from clave_contracts.events import Event
+from clave_contracts.events import Event, event_stream
 from clave_contracts.monitor import Report
 
 POLICY = {

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from clave_common.access.wiring import AccessKit, open_access
 from clave_common.background import Background
 from clave_common.clock import SystemClock
-from clave_common.database import Database, event_stream
+from clave_common.database import Database
 from clave_common.logs import configure_logs
 from clave_common.outbox import LOOP_NAME as OUTBOX_LOOP
 from clave_common.outbox import OutboxRelay
@@ -17,6 +17,7 @@ from clave_common.redis_client import connect_redis
 from clave_common.serve import serve
 from clave_common.service_app import create_service_app
 from clave_common.streams import StreamConsumer
+from clave_contracts.events import event_stream
 from fastapi import FastAPI
 from redis.asyncio import Redis
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import httpx
+from clave_contracts.events import event_stream
 from joserfc.jwk import KeySet
 from redis.asyncio import Redis
 
@@ -22,7 +23,6 @@ from clave_common.access.snapshot import (
     no_snapshot,
 )
 from clave_common.background import Background
-from clave_common.database import event_stream
 from clave_common.errors import ClaveError, InvalidArgument, Unavailable
 from clave_common.logs import get_logger
 from clave_common.redis_client import REDIS_AWAY
