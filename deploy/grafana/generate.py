@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a program of its own, no package
 """Writes the dashboards beside it: ``python deploy/grafana/generate.py``. Nobody edits the JSON by hand.
 
 A dashboard is a list of rows, a row a list of panels; places are computed. A test holds the files against
