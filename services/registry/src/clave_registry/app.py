@@ -38,6 +38,8 @@ from clave_registry.runtime.model_inspector import Limits, ModelInspector
 from clave_registry.services.approvals import Approvals
 from clave_registry.services.blobs import Blobs
 from clave_registry.services.cards import Cards
+from clave_registry.services.collection import LOOP_NAME as COLLECTION_LOOP
+from clave_registry.services.collection import Collection
 from clave_registry.services.desired import DesiredStates
 from clave_registry.services.endpoints import Endpoints
 from clave_registry.services.lineage import Lineages
@@ -61,6 +63,8 @@ class Settings(ServiceSettings):
         rollout_tick_s: Seconds between two searches for rollouts that are due.
         rollout_look_s: Seconds between two looks at a rollout's analysis.
         approval_valid_s: Seconds for which a person's approval counts.
+        blob_retention_s: Seconds for which a blob that nothing names is kept.
+        collection_every_s: Seconds between two collections.
     """
 
     model_config = SettingsConfigDict(env_prefix="CLAVE_REGISTRY_", extra="ignore")
@@ -72,6 +76,8 @@ class Settings(ServiceSettings):
     rollout_tick_s: float = Field(default=0.5, gt=0, le=60)
     rollout_look_s: float = Field(default=2.0, ge=0.2, le=3600)
     approval_valid_s: float = Field(default=14 * 86_400.0, gt=0)
+    blob_retention_s: float = Field(default=7 * 86_400.0, ge=3600)
+    collection_every_s: float = Field(default=3600.0, ge=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +144,12 @@ def create_app(settings: Settings) -> FastAPI:
     redis = connect_redis(settings.redis_url.get_secret_value())
     kit = open_access(settings, service="registry", redis=redis)
     monitor = peer_client(kit.minter, target="monitor", url=settings.peers.monitor_url)
+    store = open_blob_store(settings.blob_url)
+    collection = Collection(database, store, SystemClock(), retention_s=settings.blob_retention_s)
     wired = wire(
         settings,
         database=database,
-        store=open_blob_store(settings.blob_url),
+        store=store,
         access=kit.access,
         source=MonitorAnalysis(MonitorClient(monitor)),
     )
@@ -149,6 +157,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         background = _loops(kit, database, redis, wired.controller)
+        every_s = settings.collection_every_s
+        background.add(COLLECTION_LOOP, lambda: collection.run(background, every_s=every_s))
         async with background, monitor:
             yield
         await redis.aclose()

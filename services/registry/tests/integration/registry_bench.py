@@ -87,11 +87,19 @@ class ScriptedAnalysis:
 class Bench:
     """A registry under test and its handles."""
 
-    def __init__(self, wired: Wired, database: Database, client: httpx.AsyncClient, source: ScriptedAnalysis) -> None:
+    def __init__(
+        self,
+        wired: Wired,
+        database: Database,
+        client: httpx.AsyncClient,
+        source: ScriptedAnalysis,
+        store: LocalBlobStore,
+    ) -> None:
         self.wired = wired
         self.database = database
         self.client = client
         self.source = source
+        self.store = store
 
     async def call(
         self, who: str, method: str, path: str, body: Any = None, *, expect: int | None = None, **options: Any
@@ -174,7 +182,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
     app.add_middleware(MlflowErrors)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://registry") as client:
-        yield Bench(wired, database, client, source)
+        yield Bench(wired, database, client, source, store)
     await database.close()
 
 

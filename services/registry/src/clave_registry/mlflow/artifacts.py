@@ -17,9 +17,8 @@ from clave_registry.domain.artifact_path import InvalidArtifactPath, checked_art
 from clave_registry.mlflow.context import Context, audited
 from clave_registry.mlflow.messages import Message, Row
 from clave_registry.mlflow.model_versions import VERSIONS_FOLDER
-from clave_registry.services.blobs import Slice, asked_slice, coalesced
+from clave_registry.services.blobs import Slice, asked_slice, coalesced, note_stored
 from clave_registry.services.governance import tenant_of
-from clave_registry.storage import blobs
 from clave_registry.storage.mlflow import artifacts as rows
 
 _PINNED = re.compile(rf"{VERSIONS_FOLDER}/(?P<model>mdl_[0-9a-z]+)/(?P<version>\d{{1,9}})(?:/(?P<path>.+))?")
@@ -68,7 +67,7 @@ class Artifacts:
                 raise _pinned(path, pinned)
             if await rows.any_at(tx, tenant, _folders(path)):
                 raise InvalidArgument(f"Invalid path: a folder of '{path}' is a file.", field="path")
-            await blobs.note(tx, ref.digest, ref.size, at=self._context.clock.now())
+            await note_stored(tx, self._context.store, ref, at=self._context.clock.now())
             await rows.put(tx, tenant, path, digest=ref.digest, size=ref.size)
             await audited(tx, caller, "registry:blob.write", f"artifacts/{path}", digest=ref.digest, size=ref.size)
 

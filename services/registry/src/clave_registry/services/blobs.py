@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from clave_common.access import Caller
 from clave_common.blobstore import CHUNK_BYTES, BlobRef, BlobStore, checked_digest
 from clave_common.clock import Clock
-from clave_common.database import Database
-from clave_common.errors import InvalidArgument, NotFound
+from clave_common.database import Database, Transaction
+from clave_common.errors import InvalidArgument, NotFound, Unavailable
 
 from clave_registry.services.governance import record_change, tenant_of
 from clave_registry.storage import blobs
@@ -60,7 +61,7 @@ class Blobs:
                 pass
             ref = BlobRef(digest, known)
         async with self._database.transaction() as tx:
-            await blobs.note(tx, ref.digest, ref.size, at=self._clock.now())
+            await note_stored(tx, self._store, ref, at=self._clock.now())
             if known is None:
                 await record_change(
                     tx,
@@ -86,6 +87,21 @@ class Blobs:
     def read(self, digest: str, part: Slice) -> AsyncIterator[bytes]:
         """Stream a part of a blob."""
         return self._store.read(digest, start=part.start, end=part.end)
+
+
+async def note_stored(tx: Transaction, store: BlobStore, ref: BlobRef, *, at: datetime) -> None:
+    """Record an uploaded blob, unless it was collected between its upload and now.
+
+    Raises:
+        Unavailable: It was; send it again.
+    """
+    await blobs.note(tx, ref.digest, ref.size, at=at)
+    if await store.size(ref.digest) is None:
+        raise Unavailable(
+            "These bytes were being removed while they came in; send them again.",
+            code="blob_collected",
+            retry_after_s=1.0,
+        )
 
 
 async def coalesced(chunks: AsyncIterator[bytes], *, size: int = CHUNK_BYTES) -> AsyncIterator[bytes]:

@@ -94,6 +94,7 @@ class Versions:
         async with self._database.transaction() as tx:
             await model_named(tx, caller, model)
             await _require_blobs(tx, manifest)
+        await self._require_bytes(manifest)
         for artifact in manifest.models:
             facts = await self._inspector.inspect(
                 self._store.read(artifact.digest), path=artifact.path, digest=artifact.digest
@@ -102,6 +103,12 @@ class Versions:
                 _require_signature(request.signature, facts)
         async with self._database.transaction() as tx:
             return await self._insert(tx, caller, model, request, manifest)
+
+    async def _require_bytes(self, manifest: Manifest) -> None:
+        """A row says that a blob was uploaded; only the store says that it is there."""
+        lost = [a.path for a in manifest.artifacts if await self._store.size(a.digest) != a.size]
+        if lost:
+            raise BlobsMissing(f"Upload these again: {', '.join(lost[:10])}.", paths=lost[:100])
 
     async def _insert(
         self, tx: Transaction, caller: Caller, model: str, request: contract.VersionCreate, manifest: Manifest
