@@ -7,7 +7,6 @@ from clave_monitor.domain.performance import (
     PerformancePolicy,
     baseline,
     estimate,
-    labels_needed,
 )
 from clave_monitor.domain.scores import LOSSES, Scored, losses, metrics
 from clave_monitor.services.looks import attribute_figures
@@ -104,10 +103,6 @@ def test_isotonic_never_decreases_and_keeps_the_mean():
     assert np.all(np.diff(fitted.chances) >= 0)
     assert fitted.apply(score).mean() == pytest.approx(outcome.mean())
     assert calibrate(score[:20], outcome[:20]).identity
-
-
-def test_labels_needed_is_hoeffdings():
-    assert (labels_needed(tolerance=0.02), labels_needed(tolerance=0.01)) == (4612, 18445)
 
 
 def test_wilson_contains_the_share_and_stays_inside_zero_and_one():

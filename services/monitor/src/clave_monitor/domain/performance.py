@@ -213,11 +213,3 @@ def _standard_errors(reference: Baseline, *, rows: int) -> dict[str, float]:
         auc_standard_error(scored.score, scored.outcome, rows=scored.rows),
     )
     return errors
-
-
-def labels_needed(*, tolerance: float, alpha: float = 0.05) -> int:
-    """Return how many labels give a mean loss within +-tolerance at level alpha.
-
-    Source: Hoeffding (1963), JASA 58(301), 13-30.
-    """
-    return math.ceil(math.log(2 / alpha) / (2 * tolerance**2))
