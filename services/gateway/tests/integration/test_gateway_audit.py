@@ -9,8 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import rfc8785
+from clave_common.access.model import Caller
 from clave_common.clock import SystemClock
 from clave_common.database import Database
+from clave_common.errors import NotFound
 from clave_common.migrations import migrate
 from clave_common.streams import Entry
 from clave_contracts.events import AuditEntry
@@ -44,6 +46,17 @@ class Log:
                 connection.execute(statement)
 
 
+class Auditing:
+    """An enforcement point where everybody sees their own tenant's entries."""
+
+    async def visible(self, caller: Caller, action: str) -> list[dict[str, object]]:
+        return [{"tenant": caller.tenant, "namespaces": ["*"], "resources": ["**"]}]
+
+
+def auditor(tenant: str) -> Caller:
+    return Caller("user:aude", "user", tenant, "oidc", 2_000_000_000.0)
+
+
 def entry(number: int) -> Entry:
     made = AuditEntry(
         id=f"aud_{number:04d}", service="registry", actor="user:anna", action="registry:model.create",
@@ -63,7 +76,7 @@ async def log(service_database: Callable[[str], str], secrets_dir: Path, tmp_pat
     await sequencer.append(entries[:20])
     await sequencer.checkpoint()
     await sequencer.append(entries[15:])  # five of them for the second time
-    service = AuditService(database, None, signer, witness, sequencer)  # type: ignore[arg-type]
+    service = AuditService(database, Auditing(), signer, witness, sequencer)  # type: ignore[arg-type]
     yield Log(sequencer, service, url, tmp_path / "witness", entries)
     await database.close()
 
@@ -135,7 +148,9 @@ async def test_a_forged_checkpoint_does_not_count_and_is_mentioned(log: Log) -> 
 
 
 async def test_an_entry_is_proven_offline(log: Log) -> None:
-    proof = await log.service.prove("aud_0013")
+    proof = await log.service.prove(auditor("default"), "aud_0013")
+    with pytest.raises(NotFound):
+        await log.service.prove(auditor("other"), "aud_0013")
     signer = log.sequencer._signer
     checkpoint = read_checkpoint(proof.checkpoint, public_key=proof.public_key, verify=signer.verifies)
     assert leaf_hash(proof.canonical) == proof.leaf

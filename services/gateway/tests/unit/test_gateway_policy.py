@@ -138,7 +138,7 @@ def test_lockdown_lets_through_what_the_shipped_data_exempt() -> None:
     made = engine(type(bundle)(modules=bundle.modules, data={**bundle.data, "lockdown": True}))
     back = admin("inference:deployment.rollback", "endpoints/churn", namespace="Production")
     assert reasons(back, made) == []
-    ahead = admin("policy:bundle.activate", "policies/2", contributors=["user:someone"])
+    ahead = admin("policy:bundle.activate", "policies/2", contributors=["user:someone"], tenant="*")
     assert reasons(ahead, made) == ["lockdown"]
 
 
@@ -364,3 +364,13 @@ def test_no_shipped_machine_holds_a_role_over_the_rules() -> None:
             for binding in bindings:
                 held = [name for name in administered if permits(bundle.data["roles"], binding["role"], name)]
                 assert held == [], subject
+
+
+def test_the_policy_itself_is_reached_by_a_role_of_the_whole_platform_only() -> None:
+    bundle = shipped_bundle()
+    held = {"user:admin": [{"role": "admin", "tenant": "default", "namespaces": ["*"]}]}
+    tenants_own = engine(type(bundle)(modules=bundle.modules, data={**bundle.data, "bindings": held}))
+    for action in ("policy:bundle.write", "policy:bundle.rollback", "admin:lockdown.set"):
+        asked = admin(action, "policies/2", tenant="*")
+        assert reasons(asked, engine(bundle)) == []
+        assert "tenant_mismatch" in reasons(asked, tenants_own)

@@ -7,6 +7,7 @@ CLAVE_TEST_POLICY_MUTANTS sets how many mutants are tried (default 10; ``all`` t
 """
 
 import importlib.util
+import itertools
 import os
 import random
 import re
@@ -66,12 +67,14 @@ def calls(module: ModuleType) -> Iterator[tuple[Any, dict[str, Any]]]:
         if not name.startswith("test_") or not callable(test):
             continue
         marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
-        if not marks:
-            yield test, {}
-        for mark in marks:
-            names = [mark.args[0]] if isinstance(mark.args[0], str) else list(mark.args[0])
-            for values in mark.args[1]:
-                yield test, dict(zip(names, [values] if len(names) == 1 else values, strict=True))
+        for values in itertools.product(*(parameters(mark) for mark in marks)):
+            yield test, {name: value for given in values for name, value in given.items()}
+
+
+def parameters(mark: pytest.Mark) -> list[dict[str, Any]]:
+    """The sets of parameters of one mark."""
+    names = [mark.args[0]] if isinstance(mark.args[0], str) else list(mark.args[0])
+    return [dict(zip(names, [values] if len(names) == 1 else values, strict=True)) for values in mark.args[1]]
 
 
 async def killed_by(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> str | None:

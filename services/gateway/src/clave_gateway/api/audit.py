@@ -98,10 +98,10 @@ def audit_router(service: AuditService) -> APIRouter:
     @router.get("/entries/{entry_id}/proof")
     async def prove(
         entry_id: EntryId,
-        caller: Caller = governed("audit:log.prove", resource_id="audit"),  # noqa: ARG001
+        caller: Caller = governed("audit:log.prove", resource_id="audit"),
     ) -> AuditProof:
         """Prove that an entry is in the log, checkable offline."""
-        proof = await service.prove(entry_id)
+        proof = await service.prove(caller, entry_id)
         return AuditProof(
             index=proof.index,
             canonical=proof.canonical.decode(),

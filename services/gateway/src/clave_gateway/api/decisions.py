@@ -115,7 +115,7 @@ def decisions_router(service: DecisionService) -> APIRouter:
 
     @router.get("")
     async def recent(
-        caller: Caller = governed("audit:log.read", resource_id="decisions"),  # noqa: ARG001
+        caller: Caller = governed("audit:log.read", resource_id="decisions"),
         subject: str | None = None,
         action: str | None = None,
         allow: bool | None = None,  # noqa: FBT001 - a query parameter, named by its callers
@@ -123,7 +123,7 @@ def decisions_router(service: DecisionService) -> APIRouter:
     ) -> DecisionPage:
         """List recent decisions: every denial, every full-audit allow, a sample of the others."""
         wanted = DecisionSearch(subject=subject, action=action, allow=allow)
-        rows = await service.recent(wanted, limit=bounded(page_size))
+        rows = await service.recent(caller, wanted, limit=bounded(page_size))
         return DecisionPage(decisions=[_view(row) for row in rows])
 
     @router.get("/{decision_id}")

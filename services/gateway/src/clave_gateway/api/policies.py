@@ -104,11 +104,10 @@ def policies_router(service: PolicyService) -> APIRouter:
 
     @router.post("/{version}/plan")
     async def plan(
-        version: Version,
-        caller: Caller = governed("policy:bundle.write", resource_id="policies/{version}"),  # noqa: ARG001
+        version: Version, caller: Caller = governed("policy:bundle.write", in_operation=True)
     ) -> dict[str, Any]:
         """Run the decision matrix and replay recent decisions on a candidate."""
-        return await service.plan(version)
+        return await service.plan(caller, version)
 
     @router.post("/{version}/activate")
     async def activate(

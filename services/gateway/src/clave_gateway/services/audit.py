@@ -105,17 +105,19 @@ class AuditService:
                 continue
         return genuine, len(notes) - len(genuine)
 
-    async def prove(self, entry_id: str) -> InclusionProof:
+    async def prove(self, caller: Caller, entry_id: str) -> InclusionProof:
         """Prove that an entry is in the log, against a checkpoint made now if need be.
 
         Raises:
-            NotFound: No such entry has reached the log (yet).
+            NotFound: No such entry has reached the log (yet), or it is another tenant's.
         """
+        clauses = await self._access.visible(caller, "audit:log.prove")
+        tenants = {clause["tenant"] for clause in clauses}
         await self._sequencer.checkpoint()
         async with self._database.transaction() as tx:
             row = await audit.find_entry(tx.session, entry_id)
             note = await audit.newest_checkpoint(tx.session)
-            if row is None or note is None:
+            if row is None or note is None or not tenants & {None, row.tenant}:
                 raise NotFound(f"The audit log has no entry {entry_id} (yet).", code="audit_entry_not_found")
             checkpoint = read_checkpoint(note, public_key=self._signer.public_key, verify=self._signer.verifies)
             leaves = await audit.leaf_hashes(tx.session, checkpoint.size)

@@ -8,6 +8,7 @@ import orjson
 from clave_common.access.decision_point import decision_from
 from clave_common.access.enforcement import Access
 from clave_common.access.engine import PolicyEngine
+from clave_common.access.filters import visible_rows
 from clave_common.access.model import Caller, Resource
 from clave_common.clock import Clock
 from clave_common.database import Database
@@ -77,9 +78,11 @@ class DecisionService:
                 self._cleared_at = self._clock.now()
                 await decisions.forget_decisions(tx.session, before=self._cleared_at - _KEPT)
 
-    async def recent(self, wanted: DecisionSearch, *, limit: int) -> list[DecisionRow]:
-        """List decisions, newest first."""
-        conditions: list[ColumnElement[bool]] = []
+    async def recent(self, caller: Caller, wanted: DecisionSearch, *, limit: int) -> list[DecisionRow]:
+        """List the decisions of the tenants that the caller may see, newest first."""
+        clauses = await self._access.visible(caller, "audit:log.read")
+        tenant = table.c.input["subject"]["properties"]["tenant"].astext
+        conditions: list[ColumnElement[bool]] = [visible_rows(clauses, tenant=tenant, resource_id=table.c.resource)]
         if wanted.subject:
             conditions.append(table.c.subject == wanted.subject)
         if wanted.action:
@@ -99,7 +102,8 @@ class DecisionService:
             row = await decisions.find_decision(tx.session, decision_id)
         own = row is not None and row.subject == caller.subject_id
         action = "access:evaluate" if own else "audit:log.read"
-        resource = Resource("decision", f"decisions/{decision_id}", {"tenant": caller.tenant})
+        tenant = caller.tenant if own or row is None else row.input["subject"]["properties"]["tenant"]
+        resource = Resource("decision", f"decisions/{decision_id}", {"tenant": tenant})
         if row is None or not (await self._access.check(caller, action, resource)).allow:
             raise NotFound(
                 f"No decision {decision_id} is kept that you may see. Allows are sampled; denials reach the log "

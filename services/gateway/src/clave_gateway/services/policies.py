@@ -29,6 +29,8 @@ from clave_gateway.storage.policies import BundleRow
 from clave_gateway.storage.state import read_state
 
 UPLOADED = "uploaded"
+PLATFORM = "*"
+"""Policy and lockdown belong to no tenant: only a role bound for the whole platform reaches them."""
 _REPLAY_DECISIONS_MAX = 500
 _DIFFERENCES_MAX = 50
 _DATA_REQUIRED = frozenset({"catalog", "roles", "namespaces", "auth_methods", "admin_networks"})
@@ -77,7 +79,7 @@ class PolicyService:
             InvalidArgument: It does not compile, or its data lack a part.
         """
         decision = await self._access.require(
-            caller, "policy:bundle.write", Resource("bundle", "policies/new", {"tenant": caller.tenant})
+            caller, "policy:bundle.write", Resource("bundle", "policies/new", {"tenant": PLATFORM})
         )
         active = await self._active()
         bundle = PolicyBundle(modules=modules or active.modules, data=data or active.data)
@@ -114,12 +116,15 @@ class PolicyService:
             state = await read_state(tx.session)
             return _found(await policies.find_bundle(tx.session, state.active_bundle or 0), state.active_bundle or 0)
 
-    async def plan(self, version: int) -> dict[str, Any]:
+    async def plan(self, caller: Caller, version: int) -> dict[str, Any]:
         """Run the decision matrix and replay recent decisions on a candidate; keep and return what differs.
 
         Raises:
             NotFound: There is no such version.
+            PermissionDenied: The caller may not write policies.
         """
+        resource = Resource("bundle", f"policies/{version}", {"tenant": PLATFORM})
+        await self._access.require(caller, "policy:bundle.write", resource)
         candidate = await self.read(version)
         cases = read_cases(shipped_policy_dir() / "cases" / "decisions.json")
         matrix = EmbeddedEngine()
@@ -182,7 +187,7 @@ class PolicyService:
             Resource(
                 "bundle",
                 f"policies/{version}",
-                {"tenant": caller.tenant, "contributors": [candidate.created_by]},
+                {"tenant": PLATFORM, "contributors": [candidate.created_by]},
             ),
         )
         if candidate.plan is None or not candidate.plan.get("ready"):
@@ -200,7 +205,7 @@ class PolicyService:
             PermissionDenied: The caller may not.
         """
         decision = await self._access.require(
-            caller, "policy:bundle.rollback", Resource("bundle", "policies", {"tenant": caller.tenant})
+            caller, "policy:bundle.rollback", Resource("bundle", "policies", {"tenant": PLATFORM})
         )
         async with self._database.transaction() as tx:
             state = await read_state(tx.session)
@@ -241,7 +246,7 @@ class PolicyService:
             PermissionDenied: The caller may not.
         """
         decision = await self._access.require(
-            caller, "admin:lockdown.set", Resource("lockdown", "lockdown", {"tenant": caller.tenant})
+            caller, "admin:lockdown.set", Resource("lockdown", "lockdown", {"tenant": PLATFORM})
         )
         async with self._database.transaction() as tx:
             await record_change(
