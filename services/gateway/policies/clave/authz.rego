@@ -120,10 +120,7 @@ default rate_limit := {"per_minute": 60, "burst": 10}
 
 rate_limit := {"per_minute": card_limit, "burst": ceil(card_limit / 10)} if card_limit
 
-rate_limit := data.clave.rate_tiers[tier] if {
-	not card_limit
-	tier
-}
+rate_limit := data.clave.rate_tiers[tier] if not card_limit
 
 tier := data.clave.subject_tiers[input.subject.id]
 

@@ -58,9 +58,9 @@ lockdown_ok if data.clave.lockdown == false
 
 lockdown_ok if act.mutating == false
 
+# All of administration may be exempt, an action that the catalogue lacks included.
 lockdown_ok if {
-	some pattern in lockdown_exempt
-	startswith(pattern, "admin:")
+	"admin:*" in lockdown_exempt
 	is_string(input.action.name)
 	startswith(input.action.name, "admin:")
 }

@@ -178,6 +178,8 @@ def test_lockdown_exempts_what_is_listed_and_only_what_exists() -> None:
 
     assert "lockdown" in reasons(question("p086"), locked())
     assert "lockdown" not in reasons(question("p086"), locked("admin:*"))
+    assert "lockdown" in reasons(question("p086"), locked("admin:lockdown.set"))
+    assert "lockdown" not in reasons(question("p086", action__name="admin:new.thing"), locked("admin:*"))
     assert reasons(question("p011"), locked("registry:model.*")) == []
     assert reasons(question("p011"), locked("admin:*")) == ["lockdown"]
     nuke = question("p011", action__name="registry:model.nuke")
@@ -236,7 +238,8 @@ def test_a_feature_without_a_name_is_refused_masked_or_not() -> None:
 
 
 def test_actions_that_read_no_features_do_not_care_about_them() -> None:
-    for odd in ("x", [{}], [PII], None):
+    plain = {"name": "x", "classification": "internal", "purposes": [], "consent": True}
+    for odd in ("x", [{}], [PII], [plain], None):
         asked = question("p001", resource__properties__features=odd, context__purpose=None)
         assert reasons(asked, SAMPLE) == []
 
