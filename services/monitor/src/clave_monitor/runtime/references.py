@@ -11,7 +11,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from clave_monitor.domain.counters import Sketch, sketch
 from clave_monitor.domain.performance import Baseline, baseline
 from clave_monitor.domain.scores import Scored
+from clave_monitor.runtime import arrow
 from clave_monitor.storage.records import Key
 
 ARTIFACT = "monitoring/reference.parquet"
@@ -170,23 +171,19 @@ def read_reference(path: Path, digest: str, version: Version) -> Reference:
     Raises:
         NoReference: The file is no Parquet, or lacks a feature of the signature.
     """
-    from pyarrow import ArrowInvalid  # noqa: PLC0415 - 60 MB of memory that an idle monitor does without
-    from pyarrow.parquet import read_table  # noqa: PLC0415 - see above
-
     try:
-        table = read_table(path)
-    except (ArrowInvalid, OSError) as error:
+        columns = arrow.read_columns(str(path))
+    except (ValueError, OSError) as error:
         raise NoReference(f"{ARTIFACT} of {version.model} {version.version} is no Parquet file.") from error
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
     features = version.signature.columns or [n for n in columns if n not in (_SCORE, _LABEL)]
     missing = [name for name in features if name not in columns]
     if missing:
         raise NoReference(f"{ARTIFACT} lacks the features {', '.join(missing[:5])}.", missing=missing[:20])
-    known = {name: as_served(columns[name]) for name in features}
-    score = as_served(columns[_SCORE]) if _SCORE in columns else None
+    known = {name: as_served(_floats(columns, name)) for name in features}
+    score = as_served(_floats(columns, _SCORE)) if _SCORE in columns else None
     scored = None
     if score is not None and _LABEL in columns:
-        scored = Scored(score, columns[_LABEL].astype(np.float64), version.signature.threshold)
+        scored = Scored(score, _floats(columns, _LABEL), version.signature.threshold)
     protected = [n for n in columns if n not in (*features, _SCORE, _LABEL)]
     return Reference(
         digest=digest,
@@ -194,9 +191,16 @@ def read_reference(path: Path, digest: str, version: Version) -> Reference:
         baseline=baseline(scored) if scored is not None else None,
         threshold=version.signature.threshold,
         categorical=frozenset(version.signature.levels),
-        protected={name: group_names(columns[name].tolist()) for name in protected},
+        protected={name: group_names(arrow.as_objects(columns[name])) for name in protected},
         scored=scored,
     )
+
+
+def _floats(columns: dict[str, Any], name: str) -> NDArray[np.float64]:
+    try:
+        return arrow.as_floats(columns[name])
+    except (ValueError, NotImplementedError) as error:
+        raise NoReference(f"The column '{name}' of {ARTIFACT} holds no numbers.", column=name) from error
 
 
 def as_served(values: NDArray[np.generic]) -> NDArray[np.float64]:
