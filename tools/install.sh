@@ -16,7 +16,8 @@ fi
 links=(); for m in "${MEMBERS[@]}"; do links+=(-e "$m"); done
 if [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null; then
   echo "-- installing $(grep -cE '^[a-z0-9]' "$lock") pinned packages with uv"
-  export UV_PYTHON=.venv/bin/python UV_LINK_MODE=${UV_LINK_MODE:-copy}
+  # Compiled here, in parallel, and not by six services at their first start.
+  export UV_COMPILE_BYTECODE=1 UV_PYTHON=.venv/bin/python UV_LINK_MODE=${UV_LINK_MODE:-copy}
   .venv/bin/uv pip install --require-hashes -r "$lock"
   .venv/bin/uv pip install --quiet --no-deps --no-build-isolation "${links[@]}"
 else

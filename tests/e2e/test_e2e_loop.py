@@ -1,6 +1,6 @@
 """The loop closes on real data, on a stack of its own, and what it made survives every kind of stop.
 
-One story in one file and one worker: each test builds on the stack that the demo left.
+One story in one file (`--dist loadfile` keeps a file on one worker): each test builds on the stack that the demo left.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from clave_testing.servers import session_root, wait_until
 from clave_testing.stack import CLAVE, Stack, read_stack, stop_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 FIRST_CUSTOMER = {"parameters": {"entities": {"customer_id": ["C00007"]}}, "inputs": []}
 
