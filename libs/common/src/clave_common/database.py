@@ -4,6 +4,7 @@ Only this module commits. Inside a transaction an operation also writes its even
 service's outbox, relayed afterwards by `clave_common.outbox`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -87,6 +88,7 @@ class Transaction:
         self._consumed = metadata.tables[f"{metadata.schema}.consumed_events"]
         self._service = service
         self._clock = clock
+        self.told = False
 
     async def emit(self, event: Event) -> None:
         """Write an event that is relayed to the service's stream once the transaction has committed."""
@@ -109,10 +111,15 @@ class Transaction:
 
     async def _write(self, stream: str, identifier: str, body: bytes) -> None:
         await self.session.execute(self._outbox.insert().values(stream=stream, id=identifier, body=body))
+        self.told = True
 
 
 class Database:
-    """A pool of connections as the service's own role."""
+    """A pool of connections as the service's own role.
+
+    Attributes:
+        outbox_filled: Set when a transaction of this process committed rows for the outbox's relay.
+    """
 
     def __init__(
         self,
@@ -124,6 +131,7 @@ class Database:
         clock: Clock | None = None,
     ) -> None:
         self.metadata = metadata
+        self.outbox_filled = asyncio.Event()
         self._service = service
         self._clock = clock or SystemClock()
         self.engine = create_async_engine(
@@ -151,8 +159,12 @@ class Database:
             InvalidArgument: A value has no place in its column, for example text with a NUL character.
         """
         try:
-            async with self._sessions() as session, session.begin():
-                yield Transaction(session, self.metadata, self._service, self._clock)
+            async with self._sessions() as session:
+                transaction = Transaction(session, self.metadata, self._service, self._clock)
+                async with session.begin():
+                    yield transaction
+                if transaction.told:
+                    self.outbox_filled.set()
         except DataError as error:
             raise InvalidArgument(
                 "A value cannot be stored: text with a NUL character, or a number out of range.",

@@ -16,7 +16,7 @@ LOOP_NAME = "outbox"
 class OutboxRelay:
     """Moves committed rows to their streams; a row is deleted only after Redis took it."""
 
-    def __init__(self, database: Database, redis: Redis, *, idle_s: float = 0.1) -> None:
+    def __init__(self, database: Database, redis: Redis, *, idle_s: float = 1.0) -> None:
         self._database = database
         self._redis = redis
         self._idle_s = idle_s
@@ -56,9 +56,17 @@ class OutboxRelay:
         return len(rows)
 
     async def run(self, background: Background) -> None:
-        """Relay until cancelled."""
+        """Relay until cancelled: at once what this process committed, within `idle_s` what another one did."""
         while True:
+            self._database.outbox_filled.clear()
             moved = await self.relay_once()
             background.healthy(LOOP_NAME)
             if moved == 0:
-                await asyncio.sleep(self._idle_s)
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._idle_s):
+                await self._database.outbox_filled.wait()
+        except TimeoutError:
+            return
