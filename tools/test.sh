@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
-exec .venv/bin/python -m pytest -n "${CLAVE_TEST_WORKERS:-4}" --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n "${CLAVE_TEST_WORKERS:-3}" --dist loadfile "$@"

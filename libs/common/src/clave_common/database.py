@@ -32,6 +32,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from clave_common.clock import Clock, SystemClock
 from clave_common.errors import InvalidArgument, Unavailable
 
+# Writers that queue for a row lock hold connections; whoever waits behind them waits as long as a statement may.
+_POOL_WAIT_S = 30
 _NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -139,7 +141,7 @@ class Database:
             poolclass=AsyncAdaptedQueuePool,
             pool_size=connections_max,
             max_overflow=0,
-            pool_timeout=5,
+            pool_timeout=_POOL_WAIT_S,
             pool_pre_ping=True,
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,

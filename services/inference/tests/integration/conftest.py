@@ -93,7 +93,7 @@ def service(
     )
     running = Service(peers, variables, http_port, grpc_port, start_process(variables))
     try:
-        wait_until(running.is_ready, what="inference ready", seconds=30)
+        wait_until(running.is_ready, what="inference ready", seconds=90)
         yield running
     finally:
         if running.process.poll() is None:
