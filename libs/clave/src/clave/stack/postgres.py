@@ -217,7 +217,9 @@ def create_roles_and_schemas(
     with superuser(SUPERUSER) as server:
         found = server.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if found is None:
-            server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+            # Whatever encoding the cluster was made with, text is Unicode here.
+            create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")
+            server.execute(create.format(sql.Identifier(DATABASE)))
     with superuser(DATABASE) as server:
         server.execute("REVOKE ALL ON DATABASE clave FROM PUBLIC")
         server.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
