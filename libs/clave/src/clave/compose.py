@@ -44,7 +44,7 @@ allow if input.path[0] == "health"
 
 allow if {
 \tinput.method == "POST"
-\tinput.path == ["v1", "data", "clave", "authz", "decision"]
+\tinput.path in [["v1", "data", "clave", "authz", "decision"], ["v1", "data", "clave", "filters", "visible"]]
 }
 
 allow if input.identity == "%s"

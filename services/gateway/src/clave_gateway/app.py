@@ -56,6 +56,7 @@ class Settings(ServiceSettings):
         admin_key_file: Where the first start writes the administrator's key; in the secrets folder when absent.
         policy_dir: Another policy than the shipped one, with ``clave/*.rego`` and ``data/*.json``.
         audit_origin: Name of the log in its checkpoints.
+        opa_token_file: Holds the token with which this gateway may change the OPA server's policy and data.
     """
 
     model_config = SettingsConfigDict(env_prefix="CLAVE_GATEWAY_", extra="ignore")
@@ -63,6 +64,7 @@ class Settings(ServiceSettings):
     admin_key_file: Path | None = None
     policy_dir: Path | None = None
     audit_origin: str = "clave/audit"
+    opa_token_file: Path | None = None
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -86,7 +88,7 @@ class Gateway:
         )
         self._redis: Redis = connect_redis(settings.redis_url.get_secret_value())
         self._snapshots = SnapshotService(self._database, self._signer, self._clock)
-        self._opa = opened_opa(settings.peers.opa_url) if settings.peers.opa_url else None
+        self._opa = opened_opa(settings.peers.opa_url, settings.opa_token_file) if settings.peers.opa_url else None
         self._kit: AccessKit = open_access(
             settings, service=SERVICE, redis=self._redis, source=self._snapshots, engine=self._opa
         )
@@ -164,11 +166,11 @@ class Gateway:
         await consumer.run(handler, self._background, group)
 
 
-def opened_opa(url: str) -> "PublishingOpaEngine":
+def opened_opa(url: str, token_file: Path | None) -> "PublishingOpaEngine":
     """Connect to the OPA server that this gateway keeps loaded."""
     from clave_gateway.runtime.opa_publisher import PublishingOpaEngine  # noqa: PLC0415 - its client costs 12 MB
 
-    return PublishingOpaEngine(url)
+    return PublishingOpaEngine(url, token=token_file.read_text().strip() if token_file else None)
 
 
 async def keep_loaded(
