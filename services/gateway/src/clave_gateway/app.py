@@ -1,6 +1,6 @@
 """The gateway's composition root."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,6 @@ from socket import gethostname
 from typing import TYPE_CHECKING
 
 from clave_common.access.decision_log import DECISION_STREAM
-from clave_common.access.snapshot import Snapshot
 from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
 from clave_common.background import Background
 from clave_common.clock import SystemClock
@@ -159,7 +158,7 @@ class Gateway:
         background.add("decisions", partial(self._consume, DECISION_STREAM, "decisions", self._decisions.keep))
         background.add(CHECKPOINT_LOOP, partial(self._sequencer.run_checkpoints, background))
         if self._opa is not None:
-            background.add("opa", partial(keep_loaded, self._opa, self._kit.snapshot, background))
+            background.add("opa", partial(keep_loaded, self._opa, background))
 
     async def _consume(self, stream: str, group: str, handler: Handler) -> None:
         consumer = StreamConsumer(self._redis, streams=[stream], group=group, consumer=f"{SERVICE}-{gethostname()}")
@@ -173,10 +172,8 @@ def opened_opa(url: str, token_file: Path | None) -> "PublishingOpaEngine":
     return PublishingOpaEngine(url, token=token_file.read_text().strip() if token_file else None)
 
 
-async def keep_loaded(
-    engine: "PublishingOpaEngine", snapshot: Callable[[], Snapshot | None], background: Background
-) -> None:
+async def keep_loaded(engine: "PublishingOpaEngine", background: Background) -> None:
     """Watch the OPA server and load it again when needed."""
     from clave_gateway.runtime.opa_publisher import OpaPublisher  # noqa: PLC0415 - see above
 
-    await OpaPublisher(engine, snapshot).run(background)
+    await OpaPublisher(engine).run(background)
