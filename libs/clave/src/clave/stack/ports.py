@@ -1,8 +1,10 @@
 """Which TCP ports the stack uses, and who holds a port that is taken.
 
-The public port is 47310 unless told otherwise; the services take loopback ports of 47320 to 47819, each stack from a
-place of its own in that range, so that stacks that start at the same moment do not race for the same ones. A choice
-is recorded and used again at the next start while it is free: addresses stay the same across restarts.
+The public port is 47310 unless told otherwise; the services take loopback ports of 27320 to 27819, each stack from a
+place of its own in that range, so that stacks that start at the same moment do not race for the same ones. That range
+lies below the ports that Linux gives to outgoing connections (32768 to 60999): a service that restarts never finds
+its port held by somebody's connection. A choice is recorded and used again at the next start while it is free:
+addresses stay the same across restarts.
 Ports 3000, 5000, 8000, 8080 and 9000 are never chosen: other developers' tools live there.
 """
 
@@ -18,8 +20,8 @@ import psutil
 from clave.failures import EnvironmentFailure
 
 PUBLIC_PORT = 47310
-SERVICE_PORTS = range(47320, 47820)
-_PUBLIC_FALLBACK = range(47820, 47920)
+SERVICE_PORTS = range(27320, 27820)
+_PUBLIC_FALLBACK = range(27820, 27920)
 _LOOPBACK = "127.0.0.1"
 
 
@@ -130,6 +132,6 @@ def _first_free(candidates: range, *, taken: set[int], seed: int) -> int:
         if port not in taken and is_free(port):
             return port
     raise EnvironmentFailure(
-        "No port of clave's range (47310 to 47919) is free.",
+        "No port of clave's range (27320 to 27919) is free.",
         remedy="See who listens with `ss -ltnp`, or give a public port with --port N.",
     )
