@@ -18,7 +18,7 @@ def schemas() -> dict[str, dict[str, bool]]:
     for module in MODULES:
         loaded = importlib.import_module(f"clave_contracts.{module}")
         for name, model in inspect.getmembers(loaded, inspect.isclass):
-            if issubclass(model, BaseModel) and model.__module__ == loaded.__name__:
+            if issubclass(model, BaseModel) and f"{model.__module__}.".startswith(f"{loaded.__name__}."):
                 found[f"{module}.{name}"] = {
                     field: info.is_required() for field, info in sorted(model.model_fields.items())
                 }
