@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -11,7 +12,9 @@ from clave.cli.output import human_bytes, human_seconds
 from clave.connection import find_connection, write_connection
 from clave.failures import EnvironmentFailure, Failure, NotRunning
 from clave.repository import load_repository
+from clave.stack import doctor
 from clave.stack.layout import Layout
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[4]
 REPOSITORY = ROOT / "libs" / "clave" / "src" / "clave" / "demo" / "churn_repo"
@@ -154,3 +157,21 @@ def test_doctor_speaks_json(tmp_path):
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert {"python", "disk", "memory", "port", "processes", "sockets", "servers"} <= set(findings)
     assert all(finding["remedy"] for finding in findings.values() if finding["verdict"] in {"warning", "failure"})
+
+
+def test_up_on_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: SimpleNamespace(free=3 * 1024**2))
+    done = CliRunner().invoke(app, ["up", "--detach", "--data-dir", str(tmp_path / "data")])
+    assert isinstance(done.exception, EnvironmentFailure)
+    assert "3 MB free" in done.exception.what
+    assert "--data-dir" in done.exception.remedy
+    assert not (tmp_path / "data").exists()
+
+
+def test_up_in_a_place_that_is_no_folder_is_refused_and_the_place_is_left_alone(tmp_path):
+    (tmp_path / "data").write_text("mine")
+    done = run("up", "--detach", "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 3
+    assert "is no folder" in done.stderr
+    assert "--data-dir" in done.stderr
+    assert (tmp_path / "data").read_text() == "mine"

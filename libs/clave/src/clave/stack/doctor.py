@@ -16,7 +16,8 @@ from clave.stack import postgres, processes
 from clave.stack.layout import SOCKET_PATH_BYTES_MAX, Layout
 from clave.stack.ports import PUBLIC_PORT, holder_of, is_free, read_ports
 
-_DISK_BYTES_MIN = 2 * 1024**3
+_DISK_BYTES_ADVISED = 2 * 1024**3
+_DISK_BYTES_MIN = 128 * 1024**2
 _MEMORY_BYTES_MIN = 1536 * 1024**2
 _PYTHON_MIN = (3, 11)
 
@@ -102,10 +103,10 @@ def _data_dir(layout: Layout) -> Finding:
 
 def _disk(layout: Layout) -> Finding:
     free = shutil.disk_usage(_nearest_existing(layout.root)).free
-    detail = f"{free / 1024**3:.1f} GB free"
-    if free < _DISK_BYTES_MIN:
-        remedy = "Free some space or give a folder on another disk with --data-dir DIR; 2 GB are enough."
-        return Finding("disk", "warning", detail, remedy)
+    detail = f"{free / 1024**3:.1f} GB free" if free >= _DISK_BYTES_ADVISED else f"{free // 1024**2} MB free"
+    remedy = "Free some space or give a folder on another disk with --data-dir DIR; 2 GB are enough."
+    if free < _DISK_BYTES_ADVISED:
+        return Finding("disk", "failure" if free < _DISK_BYTES_MIN else "warning", detail, remedy)
     return Finding("disk", "ok", detail)
 
 
