@@ -153,13 +153,17 @@ def _call(
 
 def credential_from(headers: dict[bytes, bytes], peer: str | None) -> Credential:
     """Pick what identifies the caller out of the headers."""
-    address = headers.get(b"x-envoy-external-address")
-    on_behalf_of = headers.get(b"x-clave-on-behalf-of")
     return Credential(
         headers.get(b"authorization"),
-        address.decode("latin-1") if address else peer,
-        on_behalf_of.decode("latin-1") if on_behalf_of else None,
+        peer,
+        _text(headers.get(b"x-clave-on-behalf-of")),
+        claimed_ip=_text(headers.get(b"x-envoy-external-address")),
+        edge_proof=_text(headers.get(b"x-clave-edge")),
     )
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value else None
 
 
 def grpc_deadline(timeout: bytes | None) -> float | None:

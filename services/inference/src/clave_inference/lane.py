@@ -200,6 +200,7 @@ class Lane(HttpToolsProtocol):
         presented = (
             found.get(b"authorization"),
             found.get(b"x-envoy-external-address"),
+            found.get(b"x-clave-edge"),
             found.get(b"x-clave-on-behalf-of"),
         )
         if presented != self._presented:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import grpc
 from clave_common.access import Access, Resource
-from clave_common.access.verification import CredentialVerifier, Presented
+from clave_common.access.verification import CredentialVerifier
 from clave_common.errors import ClaveError, DeadlineExceeded, PermissionDenied, Unauthenticated
 from clave_common.logs import get_logger
 from clave_common.status import GRPC_STATUS
@@ -184,13 +184,7 @@ class ProtocolServer:
             raise DeadlineExceeded("The decision took too long.") from None
 
     async def _require(self, credential: Credential, name: str) -> None:
-        caller = await self._verifier.verify(
-            Presented(
-                authorization=None if credential.authorization is None else credential.authorization.decode("latin-1"),
-                source_ip=credential.source_ip,
-                on_behalf_of=credential.on_behalf_of,
-            )
-        )
+        caller = await self._verifier.verify(credential.presented)
         if caller is None:
             raise Unauthenticated("This call needs a credential: send 'authorization: Bearer <api key>' as metadata.")
         resource = Resource("deployment", f"endpoints/{name}" if name else "endpoints", {"tenant": caller.tenant})
@@ -262,11 +256,12 @@ def _credential(context: grpc.ServicerContext) -> Credential:
     if len(authorizations) > 1:
         raise Unauthenticated("Send authorization once.")
     found = dict(metadata)
-    address = found.get("x-envoy-external-address") or _peer_address(context.peer())
     return Credential(
         authorizations[0].encode("latin-1") if authorizations else None,
-        address,
+        _peer_address(context.peer()),
         found.get("x-clave-on-behalf-of"),
+        claimed_ip=found.get("x-envoy-external-address"),
+        edge_proof=found.get("x-clave-edge"),
     )
 
 

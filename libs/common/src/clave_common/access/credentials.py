@@ -9,8 +9,10 @@ import base64
 import binascii
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from clave_common.access.api_keys import ApiKey, parse_api_key, same_mac
+from clave_common.access.edge import EdgeProof
 from clave_common.access.failed_attempts import FailedAttempts
 from clave_common.access.model import Caller, SubjectType
 from clave_common.access.oidc import OidcVerifier
@@ -41,6 +43,7 @@ class LocalVerifier:
         failed: FailedAttempts | None = None,
         oidc: OidcVerifier | None = None,
         refresh: Callable[[], Awaitable[None]] | None = None,
+        edge: EdgeProof | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._pepper = pepper
@@ -49,6 +52,7 @@ class LocalVerifier:
         self._failed = failed or FailedAttempts()
         self._oidc = oidc
         self._refresh = refresh
+        self._edge = edge or EdgeProof(None)
         self._now = now
 
     async def verify(self, presented: Presented) -> Caller | None:
@@ -62,9 +66,11 @@ class LocalVerifier:
         if presented.authorization is None:
             return None
         try:
-            return await self._verified(presented, credential_of(presented.authorization))
+            return await self._verified(
+                replace(presented, source_ip=self._edge.address(presented)), credential_of(presented.authorization)
+            )
         except Unauthenticated:
-            wait_s = self._failed.note(presented.source_ip or "unknown")
+            wait_s = self._failed.note(self._edge.address(presented) or presented.source_ip or "unknown")
             if wait_s > 0:
                 raise ResourceExhausted(
                     "Too many failed attempts to authenticate from this address.",

@@ -32,13 +32,17 @@ def presented_by(scope: Scope) -> Presented:
         raise Unauthenticated("Send one Authorization header, not several.")
     headers = dict(scope["headers"])
     client = scope.get("client")
-    address = headers.get(b"x-envoy-external-address")
-    on_behalf_of = headers.get(b"x-clave-on-behalf-of")
     return Presented(
         authorization=authorizations[0].decode("latin-1") if authorizations else None,
-        source_ip=address.decode("latin-1") if address else (client[0] if client else None),
-        on_behalf_of=on_behalf_of.decode("latin-1") if on_behalf_of else None,
+        source_ip=client[0] if client else None,
+        on_behalf_of=_text(headers.get(b"x-clave-on-behalf-of")),
+        claimed_ip=_text(headers.get(b"x-envoy-external-address")),
+        edge_proof=_text(headers.get(b"x-clave-edge")),
     )
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value else None
 
 
 class AccessMiddleware:

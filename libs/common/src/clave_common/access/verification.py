@@ -1,6 +1,6 @@
 """From what a request carries to the caller behind it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from clave_common.access.model import Caller
@@ -12,13 +12,17 @@ class Presented:
 
     Attributes:
         authorization: The raw ``Authorization`` value, or None.
-        source_ip: Address of the client as the edge saw it.
+        source_ip: Address of the connection's other end.
+        claimed_ip: ``x-envoy-external-address``; counts only with the edge's proof (`clave_common.access.edge`).
+        edge_proof: ``x-clave-edge``.
         on_behalf_of: ``x-clave-on-behalf-of``; believed only of a service.
     """
 
     authorization: str | None
     source_ip: str | None
     on_behalf_of: str | None = None
+    claimed_ip: str | None = None
+    edge_proof: str | None = field(default=None, repr=False)
 
 
 class CredentialVerifier(Protocol):

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from clave_common.access.credentials import LocalVerifier
 from clave_common.access.decision_log import DecisionLog
 from clave_common.access.decision_point import LocalDecisionPoint
+from clave_common.access.edge import EdgeProof
 from clave_common.access.enforcement import Access
 from clave_common.access.engine import EmbeddedEngine, PolicyEngine
 from clave_common.access.model import Caller
@@ -95,6 +96,7 @@ def open_access(
         refresh=keeper.refresh_soon,
         service_tokens=ServiceTokenVerifier(service, keys),
         oidc=_oidc(settings.peers),
+        edge=EdgeProof.from_folder(secrets),
     )
     access = Access(
         point,

@@ -40,15 +40,27 @@ class Credential:
         key: Hash of everything in it.
     """
 
-    __slots__ = ("authorization", "key", "on_behalf_of", "source_ip")
+    __slots__ = ("authorization", "key", "presented")
 
     def __init__(
-        self, authorization: bytes | None, source_ip: str | None = None, on_behalf_of: str | None = None
+        self,
+        authorization: bytes | None,
+        source_ip: str | None = None,
+        on_behalf_of: str | None = None,
+        *,
+        claimed_ip: str | None = None,
+        edge_proof: str | None = None,
     ) -> None:
         self.authorization = authorization
-        self.source_ip = source_ip
-        self.on_behalf_of = on_behalf_of
-        self.key = (sha256(authorization or b"").digest(), source_ip, on_behalf_of)
+        self.presented = Presented(
+            authorization=None if authorization is None else authorization.decode("latin-1"),
+            source_ip=source_ip,
+            on_behalf_of=on_behalf_of,
+            claimed_ip=claimed_ip,
+            edge_proof=edge_proof,
+        )
+        whence = f"{source_ip} {claimed_ip} {edge_proof}"
+        self.key = (sha256(authorization or b"").digest(), whence, on_behalf_of)
 
 
 @dataclass(slots=True, eq=False)
@@ -152,14 +164,7 @@ class Admissions:
         return admission
 
     async def _caller(self, credential: Credential) -> Caller:
-        authorization = credential.authorization
-        caller = await self._verifier.verify(
-            Presented(
-                authorization=None if authorization is None else authorization.decode("latin-1"),
-                source_ip=credential.source_ip,
-                on_behalf_of=credential.on_behalf_of,
-            )
-        )
+        caller = await self._verifier.verify(credential.presented)
         if caller is None:
             raise Unauthenticated(
                 "Predictions need a credential: send 'Authorization: Bearer <api key>'. "
