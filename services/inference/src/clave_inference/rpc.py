@@ -8,18 +8,24 @@ the HTTP route (`http_answers.BRIDGE_PATH`); this port serves everything without
 import asyncio
 import queue
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any, Final
 
 import grpc
-from clave_common.access import Access, Resource
+from clave_common.access import Access
+from clave_common.access.grpc_door import (
+    OPEN_METHOD,
+    AccessInterceptor,
+    GrpcMethod,
+    presented_by,
+    require_governed_methods,
+)
 from clave_common.access.verification import CredentialVerifier
-from clave_common.errors import ClaveError, DeadlineExceeded, PermissionDenied, Unauthenticated
+from clave_common.errors import ClaveError, DeadlineExceeded
+from clave_common.grpc_status import abort_with
 from clave_common.logs import get_logger
-from clave_common.status import GRPC_STATUS
 from clave_contracts.inference_grpc import health_pb2 as health
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 
@@ -35,6 +41,33 @@ _SERVICE: Final = "inference.GRPCInferenceService"
 _READ: Final = "inference:deployment.read"
 _CALL_S_MAX: Final = 30.0
 _GRACE_OF_WAIT_S: Final = 0.5
+
+
+def _named(message: Any) -> str:
+    name = getattr(message, "name", "") or getattr(message, "model_name", "")
+    return f"endpoints/{name}" if name else "endpoints"
+
+
+METHODS: Final = {
+    "/grpc.health.v1.Health/Check": OPEN_METHOD,
+    f"/{_SERVICE}/ServerLive": OPEN_METHOD,
+    f"/{_SERVICE}/ServerReady": OPEN_METHOD,
+    f"/{_SERVICE}/ModelInfer": GrpcMethod("inference:predict", in_operation=True),
+    **{
+        f"/{_SERVICE}/{name}": GrpcMethod(_READ, _named)
+        for name in (
+            "ModelReady",
+            "ServerMetadata",
+            "ModelMetadata",
+            "ModelConfig",
+            "ModelStatistics",
+            "RepositoryIndex",
+            "RepositoryModelLoad",
+            "RepositoryModelUnload",
+        )
+    },
+}
+"""What each method asks of the policy; a method that is not here does not start."""
 
 
 class ProtocolServer:
@@ -60,11 +93,12 @@ class ProtocolServer:
         self._loop = loop
         self._predictions = predictions
         self._describe = describe
-        self._verifier = verifier
-        self._access = access
         self._ready = ready
+        services = {_SERVICE: self._methods(), "grpc.health.v1.Health": self._health_methods()}
+        require_governed_methods(services, METHODS)
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            interceptors=[AccessInterceptor(METHODS, loop=loop, verifier=verifier, access=access)],
             options=[
                 ("grpc.max_receive_message_length", message_bytes_max),
                 ("grpc.max_send_message_length", -1),
@@ -72,10 +106,7 @@ class ProtocolServer:
             ],
         )
         self._server.add_generic_rpc_handlers(
-            [
-                grpc.method_handlers_generic_handler(_SERVICE, self._methods()),
-                grpc.method_handlers_generic_handler("grpc.health.v1.Health", self._health_methods()),
-            ]
+            [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items()]
         )
 
     def start(self, address: str) -> int:
@@ -165,36 +196,14 @@ class ProtocolServer:
         except ClaveError as refusal:
             reply = Reply(error=refusal)
         if reply.error is not None:
-            _abort(context, reply.error)
+            abort_with(context, reply.error)
         return reply.body
 
     def _read(self, answer: Callable[[Any], Any], message: Any, context: grpc.ServicerContext) -> Any:
         try:
-            name = getattr(message, "name", "") or getattr(message, "model_name", "")
-            self._on_loop(self._require(_credential(context), name))
             return answer(message)
         except Exception as error:  # noqa: BLE001  entry point
-            _abort(context, as_refusal(error, model=""))
-
-    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            future.result(_CALL_S_MAX)
-        except FutureTimeoutError:
-            raise DeadlineExceeded("The decision took too long.") from None
-
-    async def _require(self, credential: Credential, name: str) -> None:
-        caller = await self._verifier.verify(credential.presented)
-        if caller is None:
-            raise Unauthenticated("This call needs a credential: send 'authorization: Bearer <api key>' as metadata.")
-        resource = Resource("deployment", f"endpoints/{name}" if name else "endpoints", {"tenant": caller.tenant})
-        decision = await self._access.check(caller, _READ, resource)
-        if decision.allow is not True:
-            raise PermissionDenied(
-                f"{caller.subject_id} may not {_READ} on {resource.id}: {', '.join(decision.reasons)}.",
-                reasons=list(decision.reasons),
-                decision_id=decision.decision_id,
-            )
+            abort_with(context, as_refusal(error, model=""))
 
     def _metadata(self, message: Any) -> Any:
         document = self._describe.metadata(message.name, message.version or None)
@@ -251,30 +260,12 @@ def _metadata(context: grpc.ServicerContext) -> dict[str, Any]:
 
 
 def _credential(context: grpc.ServicerContext) -> Credential:
-    metadata = context.invocation_metadata()
-    authorizations = [value for name, value in metadata if name == "authorization"]
-    if len(authorizations) > 1:
-        raise Unauthenticated("Send authorization once.")
-    found = dict(metadata)
+    presented = presented_by(context)
+    authorization = presented.authorization
     return Credential(
-        authorizations[0].encode("latin-1") if authorizations else None,
-        _peer_address(context.peer()),
-        found.get("x-clave-on-behalf-of"),
-        claimed_ip=found.get("x-envoy-external-address"),
-        edge_proof=found.get("x-clave-edge"),
+        None if authorization is None else authorization.encode("latin-1"),
+        presented.source_ip,
+        presented.on_behalf_of,
+        claimed_ip=presented.claimed_ip,
+        edge_proof=presented.edge_proof,
     )
-
-
-def _peer_address(peer: str) -> str | None:
-    """Read the address out of ``ipv4:127.0.0.1:5000``."""
-    kind, _, rest = peer.partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else None
-
-
-def _abort(context: grpc.ServicerContext, error: ClaveError) -> None:
-    trailers = [("clave-code", error.code)]
-    if error.retry_after_s is not None:
-        trailers.append(("retry-after", str(max(1, round(error.retry_after_s)))))
-        trailers.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))))
-    context.set_trailing_metadata(trailers)
-    context.abort(grpc.StatusCode[GRPC_STATUS[error.kind]], error.detail)
