@@ -3,21 +3,17 @@
     python -m clave.compose init --port 47310    once, before everything: secrets, and the configurations made of them
     python -m clave.compose migrate              database, roles, schemas, every service's migrations
     python -m clave.compose serve registry       read the secrets into the service's variables and become it
-    python -m clave.compose healthy 47322        exit 0 when the service on that port is ready
 
 The volume with the secrets is the stack's trust: whoever reads it is the stack. Passwords come out of files here and go
 into the environment of the one process that needs them; nothing secret stands in the compose file.
 """
 
 import argparse
-import json
 import os
 import secrets
 import subprocess
 import sys
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import psycopg
 
@@ -58,16 +54,13 @@ def main() -> None:
     commands.add_parser("init").add_argument("--port", type=int, default=_PUBLIC_PORT_INSIDE)
     commands.add_parser("migrate")
     commands.add_parser("serve").add_argument("program", choices=[*SERVICES, "worker"])
-    commands.add_parser("healthy").add_argument("port", type=int)
     asked = parser.parse_args()
     if asked.command == "init":
         initialise(public_port=asked.port)
     elif asked.command == "migrate":
         migrate()
-    elif asked.command == "serve":
-        serve(asked.program)
     else:
-        sys.exit(0 if is_ready(asked.port) else 1)
+        serve(asked.program)
 
 
 def initialise(*, public_port: int) -> None:
@@ -162,15 +155,6 @@ def environment(service: str) -> dict[str, str]:
         "OPA_TOKEN_FILE": str(SECRETS / "opa" / "token"),
     }
     return {**os.environ, **{prefix + name: value for name, value in own.items()}}
-
-
-def is_ready(port: int) -> bool:
-    """Ask the service of this container whether it can do its work."""
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
-            return bool(json.load(answer).get("ready"))
-    except (URLError, OSError, ValueError):
-        return False
 
 
 def _hand_over(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from clave_contracts.features import OnlineRead
 from clave_contracts.inference import InferAnswer, InferTensor
@@ -18,6 +19,7 @@ _CONCURRENT = 4
 _ATTEMPTS = 8
 _RETRIABLE = {0, 429, 503}
 _BACK_OFF_S = 0.25
+T = TypeVar("T")
 
 
 @dataclass
@@ -75,19 +77,12 @@ class Application:
 
     async def ask(self, group: Sequence[Customer]) -> InferAnswer | None:
         """Send one feature request, again while the answer is "later"; None when it failed for good."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                answer = await self.client.predict(self._endpoint, entities={KEY: [row[KEY] for row in group]})
-            except ServiceProblem as problem:
-                if problem.status not in _RETRIABLE:
-                    raise
-                self.tally.retried += 1
-                await asyncio.sleep(float(problem.problem.get("retry_after_s") or _BACK_OFF_S * (attempt + 1)))
-                continue
+        answer = await self._patiently(
+            lambda: self.client.predict(self._endpoint, entities={KEY: [row[KEY] for row in group]})
+        )
+        if answer is not None:
             self._count(answer, len(group))
-            return answer
-        self.tally.failed += 1
-        return None
+        return answer
 
     async def ask_with_tensors(self, group: Sequence[Customer]) -> tuple[InferAnswer, InferTensor]:
         """Read the online features, send them as a tensor, and give the answer and what was sent."""
@@ -107,9 +102,22 @@ class Application:
         return answer, tensor
 
     async def tell(self, items: Sequence[FeedbackItem]) -> None:
-        """Tell outcomes."""
-        result = await self.client.send_feedback(items)
-        self.tally.outcomes += result.joined + result.pending
+        """Tell outcomes; again while the answer is "later", for telling twice counts once."""
+        result = await self._patiently(lambda: self.client.send_feedback(items))
+        if result is not None:
+            self.tally.outcomes += result.joined + result.pending
+
+    async def _patiently(self, send: Callable[[], Awaitable[T]]) -> T | None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await send()
+            except ServiceProblem as problem:
+                if problem.status not in _RETRIABLE:
+                    raise
+                self.tally.retried += 1
+                await asyncio.sleep(float(problem.problem.get("retry_after_s") or _BACK_OFF_S * (attempt + 1)))
+        self.tally.failed += 1
+        return None
 
     def _count(self, answer: InferAnswer, rows: int) -> None:
         self.tally.requests += 1
