@@ -4,10 +4,12 @@ Error bodies are RFC 9457 documents with the protocol's ``error`` member, under 
 ``application/json``: KServe's client shows the text under no other. Invalid requests are 400 here.
 """
 
-from urllib.parse import unquote_to_bytes
+import base64
+from urllib.parse import quote, unquote_to_bytes
 
 import orjson
 from clave_common.errors import ClaveError, Kind
+from clave_common.grpc_status import retry_status
 from clave_common.problems import problem_document
 from clave_common.status import GRPC_STATUS, HTTP_STATUS, PROTOCOL_INVALID_STATUS
 
@@ -17,6 +19,9 @@ JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 PROTOBUF = b"application/x-protobuf"
 BRIDGE_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+_MESSAGE_CHARACTERS_MAX = 1_000
+_SUMMARY_CHARACTERS_MAX = 200  # clients take 8 kB of trailers at most
+_MESSAGE_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _PREFIX = b"/v2/models/"
 _GRPC_CODES = {
     "INVALID_ARGUMENT": 3,
@@ -91,20 +96,29 @@ def rendered_error(error: ClaveError, *, status: int | None = None) -> tuple[int
 def rendered_for_bridge(reply: Reply) -> tuple[int, Headers, bytes]:
     """Give status, headers and body for Envoy's gRPC bridge.
 
-    The bridge makes gRPC's status out of the HTTP status alone; ``x-grpc-status`` and ``x-grpc-message`` carry the
-    exact one for an edge that copies them into the trailers.
+    The bridge makes gRPC's status out of the HTTP status alone. The headers ``x-grpc-...`` carry what the gRPC port
+    would put into the trailers (`clave_common.grpc_status`); the edge copies them there.
     """
     error = reply.error
     if error is None:
         return 200, [(b"content-type", PROTOBUF)], reply.body
     status = PROTOCOL_INVALID_STATUS if error.kind is Kind.INVALID_ARGUMENT else HTTP_STATUS[error.kind]
-    message = error.detail.encode("ascii", "backslashreplace").replace(b"\r", b" ").replace(b"\n", b" ")
-    return (
-        status,
-        [
-            (b"content-type", PROTOBUF),
-            (b"x-grpc-status", b"%d" % _GRPC_CODES[GRPC_STATUS[error.kind]]),
-            (b"x-grpc-message", message[:1024]),
-        ],
-        b"",
-    )
+    code = _GRPC_CODES[GRPC_STATUS[error.kind]]
+    # gRPC's own encoding of messages: UTF-8, percent-encoded outside of printable ASCII.
+    message = quote(error.detail[:_MESSAGE_CHARACTERS_MAX], safe=_MESSAGE_SAFE).encode()
+    headers: Headers = [
+        (b"content-type", PROTOBUF),
+        (b"x-grpc-status", b"%d" % code),
+        (b"x-grpc-message", message),
+        (b"x-grpc-clave-code", error.code.encode()),
+    ]
+    if error.retry_after_s is not None:
+        details = base64.b64encode(
+            retry_status(code, error.detail[:_SUMMARY_CHARACTERS_MAX], error.retry_after_s)
+        ).rstrip(b"=")
+        headers += [
+            (b"x-grpc-retry-after", b"%d" % max(1, round(error.retry_after_s))),
+            (b"x-grpc-retry-pushback-ms", b"%d" % max(1, round(error.retry_after_s * 1000))),
+            (b"x-grpc-status-details-bin", details),
+        ]
+    return status, headers, b""
