@@ -2,25 +2,24 @@
 
 import signal
 import socket
-import subprocess
 import sys
-import time
-from types import FrameType
+from functools import partial
 
 import uvicorn
-from clave_common.logs import configure_logs, get_logger
+from clave_common.logs import configure_logs
 
 from clave_inference.app import SERVICE, build
+from clave_inference.draining import DrainingServer
 from clave_inference.settings import Settings
+from clave_inference.supervisor import Workers, say_started
 
-_log = get_logger(__name__)
 _BACKLOG = 2048
-_RESTART_AFTER_S = 0.5
+_ENDING_EXTRA_S = 10.0
 
 
-def serve_one(settings: Settings, worker: int) -> None:
+def serve_one(settings: Settings, worker: int, *, started_pipe: int | None = None) -> None:
     """Serve in this process until SIGTERM; what is in flight is finished first."""
-    app, protocol = build(settings, worker=worker)
+    app, protocol, begin_draining = build(settings, worker=worker)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -35,7 +34,13 @@ def serve_one(settings: Settings, worker: int) -> None:
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         timeout_keep_alive=75,
     )
-    uvicorn.Server(config).run(sockets=[listen(settings)])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's; a whole group may get it
+    server = DrainingServer(
+        config,
+        on_started=(lambda: None) if started_pipe is None else partial(say_started, started_pipe),
+        on_ending=begin_draining,
+    )
+    server.run(sockets=[listen(settings)])
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -50,30 +55,6 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve_many(settings: Settings) -> None:
-    """Keep `workers` processes alive until SIGTERM, then let them drain."""
-    command = [sys.executable, "-m", "clave_inference", "worker"]
-    children = [subprocess.Popen([*command, str(number)]) for number in range(settings.workers)]  # noqa: S603
-    ending = False
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal ending
-        ending = True
-        for child in children:
-            child.terminate()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    while not ending:
-        for number, child in enumerate(children):
-            if child.poll() is not None and not ending:
-                _log.error("worker_died", worker=number, code=child.returncode)
-                children[number] = subprocess.Popen([*command, str(number)])  # noqa: S603
-        time.sleep(_RESTART_AFTER_S)
-    for child in children:
-        child.wait()
-
-
 def main() -> None:
     """Run the command of the command line."""
     arguments = sys.argv[1:]
@@ -83,9 +64,9 @@ def main() -> None:
     settings = Settings()
     configure_logs(service=SERVICE, form=settings.peers.log_format, level=settings.peers.log_level)
     if command == "worker":
-        serve_one(settings, int(arguments[1]))
+        serve_one(settings, int(arguments[1]), started_pipe=int(arguments[2]) if len(arguments) > 2 else None)  # noqa: PLR2004
     elif command == "serve" and settings.workers > 1:
-        serve_many(settings)
+        Workers(settings.workers, ending_s_max=settings.shutdown_grace_s + _ENDING_EXTRA_S).run()
     elif command == "serve":
         serve_one(settings, 0)
     else:

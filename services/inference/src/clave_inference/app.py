@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from functools import partial
 
 from clave_common.access.wiring import AccessKit, open_access
 from clave_common.background import Background
-from clave_common.errors import Unavailable
+from clave_common.errors import ClaveError, Unavailable
+from clave_common.logs import get_logger
 from clave_common.peers import peer_client
 from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
@@ -42,8 +43,11 @@ from clave_inference.storage.artifact_cache import ArtifactCache
 from clave_inference.storage.spool import Spool
 
 SERVICE = "inference"
+_log = get_logger(__name__)
 _FORGET_CHECK_S = 0.2
 _DRAIN_LOOK_S = 0.01
+_START_LOOK_S = 0.05
+_START_S_MAX = 30.0
 
 
 @dataclass(slots=True)
@@ -67,9 +71,17 @@ class Parts:
         """Whether every desired version is loaded and this process is not about to end."""
         return not self.draining and next(self.deployment.table.missing(), None) is None
 
+    def begin_draining(self) -> None:
+        """Be not ready from now on; what arrives all the same is answered."""
+        self.draining = True
 
-def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane]]:
-    """Wire a process: its application, and the protocol class that uvicorn should serve it with."""
+
+def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane], Callable[[], None]]:
+    """Wire a process.
+
+    Returns:
+        Its application, the protocol class that uvicorn should serve it with, and what to call when it is to end.
+    """
     metrics = PredictionMetrics()
     registry = CollectorRegistry()
     registry.register(metrics)
@@ -87,7 +99,7 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane]]:
         registry=registry,
     )
     app.add_middleware(HotRoute, predictions=lambda: parts.predictions, body_bytes_max=settings.body_bytes_max)
-    return app, lane_for(parts.predictions)
+    return app, lane_for(parts.predictions), parts.begin_draining
 
 
 def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts:
@@ -172,6 +184,7 @@ async def _require_models(parts: Parts) -> None:
 
 @asynccontextmanager
 async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
+    await _restore_access(parts)
     await parts.deployment.start_from_disk()
     background = Background()
     background.add("access", partial(parts.kit.run, background))
@@ -179,16 +192,35 @@ async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
     background.add("registry_events", partial(parts.watch.listen, background, "registry_events"))
     background.add("prediction_log", partial(parts.log.run, background, "prediction_log"))
     background.add("revocations", partial(_forget_on_change, parts))
-    rpc = _grpc_server(parts)
     async with background:
+        if parts.settings.workers > 1:
+            await _wait_until_ready(parts)
+        rpc = _grpc_server(parts)
         yield
-        parts.draining = True
+        parts.begin_draining()
         if rpc is not None:
             await rpc.stop(parts.settings.shutdown_grace_s)
         await _finish_in_flight(parts)
     await parts.log.close()
     parts.executor.shutdown(wait=False)
     await parts.redis.aclose()
+
+
+async def _restore_access(parts: Parts) -> None:
+    """Take the last good keys and policy before the first request; the loop tries again where this fails."""
+    try:
+        await parts.kit.keeper.restore()
+    except ClaveError as error:
+        _log.warning("access_snapshot_not_restored", code=error.code, detail=error.detail)
+
+
+async def _wait_until_ready(parts: Parts) -> None:
+    """Let a worker join the port when it can answer; its siblings answer until then."""
+    waits = int(_START_S_MAX / _START_LOOK_S)
+    for _ in range(waits):
+        if parts.ready() and parts.kit.snapshot() is not None:
+            return
+        await asyncio.sleep(_START_LOOK_S)
 
 
 async def _finish_in_flight(parts: Parts) -> None:

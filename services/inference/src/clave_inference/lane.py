@@ -11,6 +11,7 @@ start on a release that this file was not checked against.
 """
 
 import asyncio
+import select
 import time
 from typing import Any, Final
 
@@ -152,7 +153,11 @@ class Lane(HttpToolsProtocol):
             super().shutdown()
 
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
+        if _has_unread_bytes(self.transport):
+            self.loop.call_soon(self._close_if_idle)  # a request arrived: the loop reads it first
+        else:
             self.transport.close()
 
     def on_body(self, body: bytes) -> None:
@@ -234,6 +239,17 @@ class Lane(HttpToolsProtocol):
             self._default_headers = headers
             self._default_bytes = b"".join(b"%b: %b\r\n" % header for header in headers)
         return self._default_bytes
+
+
+def _has_unread_bytes(transport: asyncio.Transport) -> bool:
+    """Whether the kernel holds bytes of the peer that nobody read; closing would reset the connection."""
+    peer = transport.get_extra_info("socket")
+    if transport.is_closing() or peer is None:
+        return False
+    poll = select.poll()
+    poll.register(peer.fileno(), select.POLLIN | select.POLLRDHUP)
+    events = poll.poll(0)
+    return bool(events) and not events[0][1] & (select.POLLRDHUP | select.POLLHUP | select.POLLERR)
 
 
 def lane_for(predictions: Predictions) -> type[Lane]:
