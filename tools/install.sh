@@ -18,6 +18,7 @@ if [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-
   echo "-- installing $(grep -cE '^[a-z0-9]' "$lock") pinned packages with uv"
   # Compiled here, in parallel, and not by six services at their first start.
   export UV_COMPILE_BYTECODE=1 UV_PYTHON=.venv/bin/python UV_LINK_MODE=${UV_LINK_MODE:-copy}
+  cache=$(.venv/bin/uv cache dir) && mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ] || export UV_NO_CACHE=1  # no home, no cache
   .venv/bin/uv pip install --require-hashes -r "$lock"
   .venv/bin/uv pip install --quiet --no-deps --no-build-isolation "${links[@]}"
 else
