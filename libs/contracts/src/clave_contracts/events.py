@@ -14,6 +14,7 @@ EventType = Literal[
     "AccessChanged",
     "ModelVersionRegistered",
     "ModelVersionStatusChanged",
+    "ModelAliasChanged",
     "DesiredStateChanged",
     "RolloutChanged",
     "FeaturesIngested",

@@ -1,11 +1,14 @@
 """The registry's composition root: reads the settings once and wires everything."""
 
+import hashlib
+import hmac
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from clave_common.access import Access
-from clave_common.access.wiring import AccessKit, open_access
+from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
 from clave_common.background import Background
 from clave_common.blobstore import BlobStore, open_blob_store
 from clave_common.clock import Clock, SystemClock
@@ -16,6 +19,8 @@ from clave_common.peers import peer_client
 from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
 from clave_common.settings import ServiceSettings
+from clave_common.streams import StreamConsumer
+from clave_contracts.events import event_stream
 from clave_contracts.monitor import MonitorClient
 from clave_contracts.registry import API
 from fastapi import APIRouter, FastAPI
@@ -29,12 +34,15 @@ from clave_registry.api.endpoints import endpoint_routes
 from clave_registry.api.models import model_routes
 from clave_registry.api.operations import Operations
 from clave_registry.api.versions import version_routes
+from clave_registry.api.webhooks import webhook_routes
 from clave_registry.controller import LOOP_NAME as ROLLOUT_LOOP
 from clave_registry.controller import RolloutController
+from clave_registry.domain.webhook import AllowList
 from clave_registry.mlflow.api import ARTIFACTS, mlflow_routes
 from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.errors import MlflowErrors
 from clave_registry.runtime.model_inspector import Limits, ModelInspector
+from clave_registry.runtime.webhook_sender import WebhookSender
 from clave_registry.services.approvals import Approvals
 from clave_registry.services.blobs import Blobs
 from clave_registry.services.cards import Cards
@@ -46,6 +54,10 @@ from clave_registry.services.lineage import Lineages
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import AnalysisSource, Rollouts
 from clave_registry.services.versions import Versions
+from clave_registry.services.webhook_deliveries import CONSUMER_NAME as WEBHOOK_EVENTS
+from clave_registry.services.webhook_deliveries import LOOP_NAME as WEBHOOKS_LOOP
+from clave_registry.services.webhook_deliveries import WebhookDeliveries
+from clave_registry.services.webhooks import Webhooks
 from clave_registry.storage.mlflow.tables import metadata
 
 VERSION = "0.1.0"
@@ -65,6 +77,8 @@ class Settings(ServiceSettings):
         approval_valid_s: Seconds for which a person's approval counts.
         blob_retention_s: Seconds for which a blob that nothing names is kept.
         collection_every_s: Seconds between two collections.
+        webhook_hosts: Hosts that webhooks may go to, comma-separated: names, ``*.suffix``, addresses; none by default.
+        webhook_networks: Networks that are not public and may be reached by them, comma-separated.
     """
 
     model_config = SettingsConfigDict(env_prefix="CLAVE_REGISTRY_", extra="ignore")
@@ -78,6 +92,8 @@ class Settings(ServiceSettings):
     approval_valid_s: float = Field(default=14 * 86_400.0, gt=0)
     blob_retention_s: float = Field(default=7 * 86_400.0, ge=3600)
     collection_every_s: float = Field(default=3600.0, ge=1)
+    webhook_hosts: str = ""
+    webhook_networks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,7 @@ class Wired:
 
     operations: Operations
     controller: RolloutController
+    deliveries: WebhookDeliveries
     routers: list[APIRouter]
 
 
@@ -96,12 +113,14 @@ def wire(
     store: BlobStore,
     access: Access,
     source: AnalysisSource,
+    webhook_key: bytes,
     inspector: ModelInspector | None = None,
     clock: Clock | None = None,
 ) -> Wired:
     """Build the operations, the rollout controller and the routes."""
     now = clock or SystemClock()
     inspector = inspector or ModelInspector(_limits(settings))
+    allowed = AllowList.of(settings.webhook_hosts, settings.webhook_networks)
     rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s)
     operations = Operations(
         database=database,
@@ -114,15 +133,19 @@ def wire(
         endpoints=Endpoints(database, access, now),
         rollouts=rollouts,
         desired=DesiredStates(database),
+        webhooks=Webhooks(database, now, key=webhook_key, allowed=allowed),
     )
     routers = [
         blob_routes(operations),
         model_routes(operations),
         version_routes(operations),
         endpoint_routes(operations),
+        webhook_routes(operations),
         mlflow_routes(Context(database, store, now, inspector, blob_bytes_max=settings.blob_bytes_max)),
     ]
-    return Wired(operations, RolloutController(database, rollouts, tick_s=settings.rollout_tick_s), routers)
+    controller = RolloutController(database, rollouts, tick_s=settings.rollout_tick_s)
+    deliveries = WebhookDeliveries(database, now, WebhookSender(allowed), key=webhook_key)
+    return Wired(operations, controller, deliveries, routers)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -152,11 +175,12 @@ def create_app(settings: Settings) -> FastAPI:
         store=store,
         access=kit.access,
         source=MonitorAnalysis(MonitorClient(monitor)),
+        webhook_key=_webhook_key(settings),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        background = _loops(kit, database, redis, wired.controller)
+        background = _loops(kit, database, redis, wired, consumer=f"{os.uname().nodename}-{settings.http_port}")
         every_s = settings.collection_every_s
         background.add(COLLECTION_LOOP, lambda: collection.run(background, every_s=every_s))
         async with background, monitor:
@@ -180,10 +204,19 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _loops(kit: AccessKit, database: Database, redis: Redis, controller: RolloutController) -> Background:
+def _webhook_key(settings: ServiceSettings) -> bytes:
+    """Derive the key of all webhook secrets from the installation's pepper."""
+    pepper = (settings.secrets_dir / PEPPER_FILE).read_bytes().strip()
+    return hmac.new(pepper, b"clave registry webhooks 1", hashlib.sha256).digest()
+
+
+def _loops(kit: AccessKit, database: Database, redis: Redis, wired: Wired, *, consumer: str) -> Background:
     background = Background()
     relay = OutboxRelay(database, redis)
+    events = StreamConsumer(redis, streams=[event_stream("registry")], group="registry-webhooks", consumer=consumer)
     background.add("access", lambda: kit.run(background))
     background.add(OUTBOX_LOOP, lambda: relay.run(background))
-    background.add(ROLLOUT_LOOP, lambda: controller.run(background))
+    background.add(ROLLOUT_LOOP, lambda: wired.controller.run(background))
+    background.add(WEBHOOK_EVENTS, lambda: events.run(wired.deliveries.handle, background, WEBHOOK_EVENTS))
+    background.add(WEBHOOKS_LOOP, lambda: wired.deliveries.run(background))
     return background

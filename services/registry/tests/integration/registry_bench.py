@@ -163,11 +163,21 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
             "secrets_dir": tmp_path,
             "blob_url": f"file://{tmp_path}/blobs",
             "rollout_look_s": 0.2,
+            "webhook_hosts": "127.0.0.1,localhost,*.example.org",
+            "webhook_networks": "127.0.0.0/8",
         }
     )
     source = ScriptedAnalysis()
     store = LocalBlobStore(tmp_path / "blobs")
-    wired = wire(settings, database=database, store=store, access=policy_access, source=source, inspector=INSPECTOR)
+    wired = wire(
+        settings,
+        database=database,
+        store=store,
+        access=policy_access,
+        source=source,
+        webhook_key=b"under test",
+        inspector=INSPECTOR,
+    )
     app = create_service_app(
         service="registry",
         version="0",

@@ -42,6 +42,18 @@ from clave_contracts.registry.versions import (
     VersionPage,
     VersionStatus,
 )
+from clave_contracts.registry.webhooks import (
+    Delivery,
+    DeliveryAttempt,
+    DeliveryPage,
+    DeliveryStatus,
+    Webhook,
+    WebhookCreate,
+    WebhookEvent,
+    WebhookFormat,
+    WebhookPage,
+    WebhookUpdate,
+)
 
 __all__ = [
     "API",
@@ -52,6 +64,10 @@ __all__ = [
     "CanaryStep",
     "CardInput",
     "DatasetRef",
+    "Delivery",
+    "DeliveryAttempt",
+    "DeliveryPage",
+    "DeliveryStatus",
     "DesiredEndpoint",
     "DesiredState",
     "DesiredVersion",
@@ -82,4 +98,10 @@ __all__ = [
     "VersionCreate",
     "VersionPage",
     "VersionStatus",
+    "Webhook",
+    "WebhookCreate",
+    "WebhookEvent",
+    "WebhookFormat",
+    "WebhookPage",
+    "WebhookUpdate",
 ]

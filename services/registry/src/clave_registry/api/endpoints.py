@@ -41,7 +41,7 @@ def endpoint_routes(operations: Operations) -> APIRouter:
     async def list_endpoints(
         page_size: PageSize = 50,
         page_token: PageToken = None,
-        caller: Caller = governed("inference:deployment.read"),
+        caller: Caller = governed("inference:deployment.read", listing=True),
     ) -> Response:
         shown, following = await endpoints.list_page(caller, size=bounded_page_size(page_size), token=page_token)
         return answer({"endpoints": [e.model_dump(mode="json") for e in shown], "next_page_token": following})

@@ -45,7 +45,7 @@ def model_routes(operations: Operations) -> APIRouter:
         page_size: PageSize = 50,
         page_token: PageToken = None,
         tag: Annotated[str | None, Query(description="Only models with this tag, `key=value`.")] = None,
-        caller: Caller = governed("registry:model.list"),
+        caller: Caller = governed("registry:model.list", listing=True),
     ) -> Response:
         size = bounded_page_size(page_size)
         return answer(await models.list_page(caller, size=size, token=page_token, tag=tag_filter(tag)))

@@ -13,6 +13,7 @@ from clave_registry.services.lineage import Lineages
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import Rollouts
 from clave_registry.services.versions import Versions
+from clave_registry.services.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,4 @@ class Operations:
     endpoints: Endpoints
     rollouts: Rollouts
     desired: DesiredStates
+    webhooks: Webhooks

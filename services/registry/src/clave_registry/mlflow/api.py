@@ -32,6 +32,7 @@ Route = tuple[str, str, str, Operation]
 
 _RUN_READ, _RUN_WRITE = "registry:run.read", "registry:run.write"
 _EXPERIMENT_WRITE = "registry:experiment.write"
+_LISTINGS = ("/registered-models/search", "/model-versions/search")
 _MODEL_READ, _MODEL_UPDATE = "registry:model.read", "registry:model.update"
 _VERSION_READ, _VERSION_TAG = "registry:version.read", "registry:version.tag"
 
@@ -130,7 +131,9 @@ def _registry_table(context: Context) -> list[Route]:
 
 
 def _add(router: APIRouter, method: str, path: str, action: str, operation: Operation) -> None:
-    async def endpoint(request: Request, caller: Caller = governed(action)) -> Response:
+    listing = path.endswith(_LISTINGS)
+
+    async def endpoint(request: Request, caller: Caller = governed(action, listing=listing)) -> Response:
         return _json(await operation(caller, await fields_of(request)))
 
     name = path.removeprefix(API).strip("/").replace("/", "_").replace("-", "_")

@@ -7,6 +7,7 @@ manifest: what happens to the folder later does not touch it.
 from typing import Any
 
 from clave_common.access import Caller
+from clave_common.access.filters import visible_to
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument, NotFound
 
@@ -128,7 +129,8 @@ class ModelVersions:
             terms = [search.Term(binding.attributes["last_updated_timestamp"], descending=True)]
         terms += [search.Term(model_table.c.name), search.Term(version_table.c.version, descending=True)]
         statement = registry.all_versions(tenant_of(caller)).where(
-            *(search.condition(found, binding) for found in parse_filter(source, MODEL_VERSIONS))
+            visible_to(caller, tenant=model_table.c.tenant, resource_id=registry.VERSION_PATH),
+            *(search.condition(found, binding) for found in parse_filter(source, MODEL_VERSIONS)),
         )
         query = f"versions:{tenant_of(caller)}:{source}:{order}"
         async with self._context.database.transaction() as tx:

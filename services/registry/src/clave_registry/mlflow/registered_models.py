@@ -108,7 +108,7 @@ class RegisteredModels:
         terms.append(search.Term(model_table.c.name))
         conditions = parse_filter(source, REGISTERED_MODELS)
         statement = registry.all_models(tenant_of(caller)).where(
-            *(search.condition(condition, registry.MODELS) for condition in conditions)
+            models.seen_by(caller), *(search.condition(condition, registry.MODELS) for condition in conditions)
         )
         query = f"registered:{tenant_of(caller)}:{source}:{order}"
         async with self._context.database.transaction() as tx:

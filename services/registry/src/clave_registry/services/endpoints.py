@@ -199,7 +199,7 @@ class Endpoints:
         query = f"endpoints:{tenant_of(caller)}"
         after = str(decode_token(token, query=query)[0]) if token else None
         async with self._database.transaction() as tx:
-            rows = await endpoints.page(tx, tenant=tenant_of(caller), after=after, limit=size + 1)
+            rows = await endpoints.page(tx, tenant=tenant_of(caller), after=after, limit=size + 1, caller=caller)
             page = [await self._shown(tx, row) for row in rows[:size]]
         return page, encode_token([rows[size - 1].name], query=query) if len(rows) > size else ""
 

@@ -10,7 +10,7 @@ from clave_contracts import registry as contract
 
 from clave_registry.converters import to_model
 from clave_registry.domain.names import checked_alias, checked_name, checked_tags
-from clave_registry.services.governance import record_change, require_revision, tenant_of
+from clave_registry.services.governance import announce, record_change, require_revision, tenant_of
 from clave_registry.storage import endpoints, models, versions
 from clave_registry.storage.records import AliasEventRow, ModelRow
 
@@ -36,6 +36,23 @@ async def model_named(tx: Transaction, caller: Caller, name: str, *, lock: bool 
     if row is None:
         raise no_model(name)
     return row
+
+
+async def announce_alias(
+    tx: Transaction, row: ModelRow, alias: str, version: int | None, *, by: str, reason: str
+) -> None:
+    """Tell that an alias names another version, or none any more."""
+    await announce(
+        tx,
+        "ModelAliasChanged",
+        f"models/{row.name}/aliases/{alias}",
+        tenant=row.tenant,
+        model=row.name,
+        alias=alias,
+        version=version,
+        by=by,
+        reason=reason,
+    )
 
 
 class Models:
@@ -86,7 +103,7 @@ class Models:
         query = f"models:{tenant_of(caller)}:{tag}"
         after = str(decode_token(token, query=query)[0]) if token else None
         async with self._database.transaction() as tx:
-            rows = await models.page(tx, tenant_of(caller), after=after, limit=size + 1, tag=tag)
+            rows = await models.page(tx, caller, tenant_of(caller), after=after, limit=size + 1, tag=tag)
             aliases = await models.aliases_of(tx, [row.id for row in rows])
         shown = rows[:size]
         following = encode_token([shown[-1].name], query=query) if len(rows) > size else ""
@@ -149,6 +166,7 @@ class Models:
                 tenant=row.tenant,
                 version=version,
             )
+            await announce_alias(tx, row, alias, version, by=caller.acting_for, reason=reason)
             return to_model(row, await models.aliases_of(tx, [row.id]))
 
     async def drop_alias(self, caller: Caller, name: str, alias: str, *, reason: str) -> None:
@@ -159,6 +177,7 @@ class Models:
             if not await models.drop_alias(tx, row.id, alias, at=now, by=caller.acting_for, reason=reason):
                 raise NotFound(f"'{name}' has no alias '{alias}'.", code="alias_not_found", alias=alias)
             await record_change(tx, caller, "registry:version.tag", f"models/{name}/aliases/{alias}", tenant=row.tenant)
+            await announce_alias(tx, row, alias, None, by=caller.acting_for, reason=reason)
 
     async def alias_history(
         self, caller: Caller, name: str, alias: str, *, size: int, token: str | None

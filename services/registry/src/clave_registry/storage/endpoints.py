@@ -3,8 +3,10 @@
 from datetime import datetime
 from typing import Any
 
+from clave_common.access import Caller
+from clave_common.access.filters import visible_to
 from clave_common.database import Transaction
-from sqlalchemy import or_, select, update
+from sqlalchemy import literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_registry.storage.records import AssignmentRow, EndpointRow, ObservedRow, record, records
@@ -25,9 +27,14 @@ async def find(tx: Transaction, name: str, *, lock: bool = False) -> EndpointRow
     return record(EndpointRow, (await tx.session.execute(statement)).mappings().first())
 
 
-async def page(tx: Transaction, *, tenant: str | None, after: str | None, limit: int) -> list[EndpointRow]:
-    """List endpoints by name; of every tenant when none is given."""
+async def page(
+    tx: Transaction, *, tenant: str | None, after: str | None, limit: int, caller: Caller | None = None
+) -> list[EndpointRow]:
+    """List endpoints by name; of every tenant when none is given, and what a caller sees when one is."""
     statement = select(endpoints).order_by(endpoints.c.name).limit(limit)
+    if caller is not None:
+        path = literal("endpoints/") + endpoints.c.name
+        statement = statement.where(visible_to(caller, tenant=endpoints.c.tenant, resource_id=path))
     if tenant is not None:
         statement = statement.where(endpoints.c.tenant == tenant)
     if after is not None:

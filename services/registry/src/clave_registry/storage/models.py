@@ -3,8 +3,10 @@
 from datetime import datetime
 from typing import Any
 
+from clave_common.access import Caller
+from clave_common.access.filters import visible_to
 from clave_common.database import Transaction
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import ColumnElement, Select, delete, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_registry.storage.records import AliasEventRow, AliasRow, ModelRow, record, records
@@ -34,11 +36,16 @@ async def by_name(tx: Transaction, tenant: str, name: str, *, lock: bool = False
     return record(ModelRow, (await tx.session.execute(statement)).mappings().first())
 
 
+def seen_by(caller: Caller) -> ColumnElement[bool]:
+    """Narrow a list of models to what the policy lets a caller see."""
+    return visible_to(caller, tenant=models.c.tenant, resource_id=literal("models/") + models.c.name)
+
+
 async def page(
-    tx: Transaction, tenant: str, *, after: str | None, limit: int, tag: tuple[str, str] | None
+    tx: Transaction, caller: Caller, tenant: str, *, after: str | None, limit: int, tag: tuple[str, str] | None
 ) -> list[ModelRow]:
-    """List models by name from after a name on."""
-    statement = select(models).where(models.c.tenant == tenant, models.c.deleted_at.is_(None))
+    """List the models that a caller sees by name, from after a name on."""
+    statement = select(models).where(models.c.tenant == tenant, models.c.deleted_at.is_(None), seen_by(caller))
     if after is not None:
         statement = statement.where(models.c.name > after)
     if tag is not None:

@@ -201,3 +201,40 @@ class ObservedRow:
     at: datetime
     revision: str | None
     versions: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRow:
+    """Where events go."""
+
+    id: str
+    tenant: str
+    url: str
+    description: str
+    events: list[str]
+    model: str | None
+    format: str
+    enabled: bool
+    disabled_reason: str
+    secret_generation: int
+    rotated_at: datetime | None
+    revision: int
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One event on its way to one webhook."""
+
+    seq: int
+    id: str
+    webhook_id: str
+    event_id: str
+    event: str
+    body: bytes
+    status: str
+    attempts: list[dict[str, Any]]
+    next_at: datetime | None
+    created_at: datetime

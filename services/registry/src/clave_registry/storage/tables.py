@@ -11,8 +11,10 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -256,4 +258,45 @@ observed = Table(
     _moment("at"),
     Column("revision", Text, nullable=True),
     Column("versions", JSONB, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("events", JSONB, nullable=False, server_default="[]"),
+    Column("model", Text, nullable=True),
+    Column("format", Text, nullable=False, server_default="cloudevents"),
+    Column("enabled", Boolean, nullable=False, server_default="true"),
+    Column("disabled_reason", Text, nullable=False, server_default=""),
+    Column("secret_generation", Integer, nullable=False, server_default="1"),
+    _moment("rotated_at", nullable=True),
+    Column("revision", BigInteger, nullable=False, server_default="1"),
+    Column("created_by", Text, nullable=False),
+    _moment("created_at"),
+    _moment("updated_at"),
+    Index("ix_webhooks_tenant", "tenant", "id"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("webhook_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("attempts", JSONB, nullable=False, server_default="[]"),
+    _moment("next_at", nullable=True),
+    _moment("created_at"),
+    ForeignKeyConstraint(["webhook_id"], ["webhooks.id"], ondelete="CASCADE"),
+    UniqueConstraint("webhook_id", "event_id"),
+    Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("status = 'pending'")),
+    Index("ix_webhook_deliveries_webhook", "webhook_id", "seq"),
+    Index("ix_webhook_deliveries_created", "created_at"),
 )

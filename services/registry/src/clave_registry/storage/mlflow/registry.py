@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from clave_common.database import Transaction
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import Select, Text, cast, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from clave_registry.storage.mlflow.search import Binding, epoch_ms
@@ -13,6 +13,8 @@ from clave_registry.storage.records import VersionRow, records
 from clave_registry.storage.tables import aliases, models, versions
 
 IS_PROMPT = "mlflow.prompt.is_prompt"
+VERSION_PATH = literal("models/") + models.c.name + literal("/versions/") + cast(versions.c.version, Text)
+"""A version's canonical path, as the policy names it."""
 MODELS = Binding(
     attributes={
         "name": models.c.name,
