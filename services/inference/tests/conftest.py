@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -44,6 +44,7 @@ from clave_inference.services.feature_requests import FeatureRows
 from clave_inference.services.predict import Predictions, PredictLimits
 from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.storage.artifact_cache import ArtifactCache
+from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool
 from fastapi import FastAPI
 from onnx import TensorProto, helper
@@ -167,6 +168,9 @@ class FakePoint:
         self.allow = True
         self.calls: list[tuple[str, Resource]] = []
 
+    async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
+        return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
+
     async def decide(
         self, _caller: Caller, action: str, resource: Resource, _context: Mapping[str, object]
     ) -> Decision:
@@ -243,6 +247,7 @@ def make_bench(folder: Path, **changes: object) -> Bench:
     log = PredictionLog(
         stream=stream,
         spool=Spool(folder / "spool.log", bytes_max=1 << 20),
+        journal=Journal(folder / "journal"),
         metrics=metrics,
         flush_after_s=0.0,
         buffered_max=10_000,

@@ -1,7 +1,8 @@
 """Content-addressed bytes: a blob's name is its sha256, so it can be verified, never changed, and stored once.
 
-A local folder is written with plain files and an atomic link; anything else goes through `obstore` (S3 and its kin).
-Both hash while they write and never hold a whole blob in memory.
+A local folder is written with plain files and an atomic link; anything else goes through `blobstore_objects` (S3 and
+its kin). Both hash while they write and never hold a whole blob in memory. What is not whole yet (an upload on its way,
+the parts of one that comes in pieces) lies under ``partial/`` and is swept when nobody has touched it for long.
 """
 
 import asyncio
@@ -9,8 +10,10 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -20,6 +23,7 @@ from clave_common.errors import InvalidArgument, NotFound, PayloadTooLarge, Unav
 
 CHUNK_BYTES = 1024 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_UPLOAD = re.compile(r"[0-9a-z_]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,52 @@ class BlobStore(Protocol):
         ...
 
 
+class PartStore(BlobStore, Protocol):
+    """A store that also takes a blob in parts, each written by itself, and forgets what was never finished."""
+
+    async def put_part(self, upload: str, number: int, chunks: AsyncIterator[bytes], *, size_max: int) -> int:
+        """Store a part, instead of one of the same number; whole or not at all.
+
+        Args:
+            upload: Id of the upload, 1 to 64 lower-case letters, digits and underscores.
+            number: Of the part, 1 or more.
+            chunks: Its bytes.
+            size_max: Bytes it may have.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            PayloadTooLarge: More than `size_max` bytes came.
+            Unavailable: The store refused.
+        """
+        ...
+
+    async def parts(self, upload: str) -> dict[int, int]:
+        """Tell which parts are there: number -> size in bytes."""
+        ...
+
+    def read_part(self, upload: str, number: int) -> AsyncIterator[bytes]:
+        """Stream a part; NotFound when it is not there."""
+        ...
+
+    async def drop_parts(self, upload: str) -> None:
+        """Forget an upload's parts."""
+        ...
+
+    async def sweep(self, *, before: datetime) -> int:
+        """Forget everything unfinished that nobody touched since `before`; return how much it was (objects)."""
+        ...
+
+    async def read_url(self, digest: str, *, expires_s: float) -> str | None:
+        """Give a URL under which a blob can be read without credentials for a while; None where there is no such."""
+        ...
+
+    async def part_url(self, upload: str, number: int, *, expires_s: float) -> str | None:
+        """Give a URL to which a part can be PUT without credentials for a while; None where there is no such."""
+        ...
+
+
 def checked_digest(digest: str) -> str:
     """Return the digest if it is 64 lower-case hex characters; raise InvalidArgument otherwise."""
     if not _DIGEST.fullmatch(digest):
@@ -71,15 +121,25 @@ def checked_digest(digest: str) -> str:
     return digest
 
 
-def _key(digest: str) -> str:
+def blob_key(digest: str) -> str:
+    """Name a blob's place below the store's root."""
     return f"sha256/{checked_digest(digest)[:2]}/{digest}"
 
 
-def open_blob_store(url: str) -> BlobStore:
+def part_key(upload: str, number: int | None = None) -> str:
+    """Name the place of an upload's parts, or of one of them, below the store's root."""
+    if not _UPLOAD.fullmatch(upload) or (number is not None and number < 1):
+        raise InvalidArgument("An upload has an id of 1 to 64 letters and digits, its parts numbers from 1.")
+    return f"partial/{upload}.parts" if number is None else f"partial/{upload}.parts/{number:08d}"
+
+
+def open_blob_store(url: str) -> PartStore:
     """Open the store that a URL names: ``file:///folder`` or ``s3://bucket/prefix``."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return LocalBlobStore(Path(unquote(parts.path)))
+    from clave_common.blobstore_objects import ObjectBlobStore  # noqa: PLC0415 - its extension is large
+
     return ObjectBlobStore(url)
 
 
@@ -99,13 +159,10 @@ class LocalBlobStore:
         try:
             await asyncio.to_thread(partial.parent.mkdir, parents=True, exist_ok=True)
             ref = await self._receive(partial, chunks, size_max)
-            _require_digest(ref, digest)
-            await asyncio.to_thread(self._settle, partial, self._root / _key(ref.digest))
+            require_digest(ref, digest)
+            await asyncio.to_thread(self._settle, partial, self._root / blob_key(ref.digest))
         except OSError as error:
-            raise Unavailable(
-                f"The blob store cannot write: {error.strerror or error}. Free space or make the folder writable.",
-                code="blob_store_unwritable",
-            ) from error
+            raise _unwritable(error) from error
         finally:
             await asyncio.to_thread(_forget_file, partial)
         return ref
@@ -115,7 +172,7 @@ class LocalBlobStore:
         with path.open("xb") as file:
             async for chunk in chunks:
                 size += len(chunk)
-                _require_size(size, size_max)
+                require_size(size, size_max)
                 await asyncio.to_thread(_append, file, hasher, chunk)
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
@@ -135,7 +192,7 @@ class LocalBlobStore:
 
     async def size(self, digest: str) -> int | None:
         """Look at the file."""
-        path = self._root / _key(digest)
+        path = self._root / blob_key(digest)
         try:
             return (await asyncio.to_thread(path.stat)).st_size
         except FileNotFoundError:
@@ -143,15 +200,15 @@ class LocalBlobStore:
 
     def path(self, digest: str) -> Path:
         """Name the file of a blob, for readers in the same process that need a path."""
-        return self._root / _key(digest)
+        return self._root / blob_key(digest)
 
     async def read(self, digest: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Read the file in chunks."""
-        path = self._root / _key(digest)
+        path = self._root / blob_key(digest)
         try:
             file = await asyncio.to_thread(path.open, "rb")
         except FileNotFoundError as error:
-            raise _missing(digest) from error
+            raise missing_blob(digest) from error
         with file:
             file.seek(start)
             left = (end - start) if end is not None else None
@@ -165,80 +222,77 @@ class LocalBlobStore:
 
     async def delete(self, digest: str) -> None:
         """Unlink the file."""
-        await asyncio.to_thread((self._root / _key(digest)).unlink, missing_ok=True)
+        await asyncio.to_thread((self._root / blob_key(digest)).unlink, missing_ok=True)
 
-
-class ObjectBlobStore:
-    """Blobs as objects of an S3-compatible store (credentials from the usual AWS variables)."""
-
-    def __init__(self, url: str) -> None:
-        from obstore.store import from_url  # noqa: PLC0415 - a large extension only this store needs
-
-        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        self._store = from_url(url, client_options={"allow_http": plain})
-
-    async def put(
-        self, chunks: AsyncIterator[bytes], *, digest: str | None = None, size_max: int | None = None
-    ) -> BlobRef:
-        """Upload in parts under a temporary key while hashing, then copy to the blob's own key."""
-        import obstore  # noqa: PLC0415 - see above
-
-        if digest is not None:
-            checked_digest(digest)
-        partial = f"partial/{uuid4().hex}"
-        hasher, size = hashlib.sha256(), 0
+    async def put_part(self, upload: str, number: int, chunks: AsyncIterator[bytes], *, size_max: int) -> int:
+        """Write to a temporary file, then rename it."""
+        final = self._root / part_key(upload, number)
+        partial = final.with_suffix(f".{uuid4().hex}")
         try:
-            async with obstore.open_writer_async(self._store, partial) as writer:
-                async for chunk in chunks:
-                    size += len(chunk)
-                    _require_size(size, size_max)
-                    hasher.update(chunk)
-                    await writer.write(chunk)
-            ref = BlobRef(hasher.hexdigest(), size)
-            _require_digest(ref, digest)
-            if await self.size(ref.digest) is None:
-                await obstore.copy_async(self._store, partial, _key(ref.digest))
-        except obstore.exceptions.BaseError as error:
-            raise Unavailable("The object store does not answer.", code="blob_store_unavailable") from error
+            await asyncio.to_thread(final.parent.mkdir, parents=True, exist_ok=True)
+            ref = await self._receive(partial, chunks, size_max)
+            await asyncio.to_thread(partial.replace, final)
+        except OSError as error:
+            raise _unwritable(error) from error
         finally:
-            await self._forget(partial)
-        return ref
+            await asyncio.to_thread(_forget_file, partial)
+        return ref.size
 
-    async def _forget(self, key: str) -> None:
-        import obstore  # noqa: PLC0415 - see above
+    async def parts(self, upload: str) -> dict[int, int]:
+        """Look at the files."""
+        folder = self._root / part_key(upload)
 
+        def found() -> dict[int, int]:
+            if not folder.is_dir():
+                return {}
+            return {int(file.name): file.stat().st_size for file in folder.iterdir() if file.name.isdecimal()}
+
+        return await asyncio.to_thread(found)
+
+    async def read_part(self, upload: str, number: int) -> AsyncIterator[bytes]:
+        """Read the file in chunks."""
         try:
-            await obstore.delete_async(self._store, key)
-        except (FileNotFoundError, obstore.exceptions.BaseError):
-            return
+            file = await asyncio.to_thread((self._root / part_key(upload, number)).open, "rb")
+        except FileNotFoundError as error:
+            raise missing_part(upload, number) from error
+        with file:
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield chunk
 
-    async def size(self, digest: str) -> int | None:
-        """Ask for the object's head."""
-        import obstore  # noqa: PLC0415 - see above
+    async def drop_parts(self, upload: str) -> None:
+        """Remove the folder."""
+        await asyncio.to_thread(shutil.rmtree, self._root / part_key(upload), ignore_errors=True)
 
-        try:
-            meta = await obstore.head_async(self._store, _key(digest))
-        except FileNotFoundError:
-            return None
-        return int(meta["size"])
+    async def sweep(self, *, before: datetime) -> int:
+        """Remove files, and folders of parts, that were last changed before."""
 
-    async def read(self, digest: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Read ranges of at most one chunk."""
-        import obstore  # noqa: PLC0415 - see above
+        def swept() -> int:
+            old = [path for path in (self._root / "partial").glob("*") if path.stat().st_mtime < before.timestamp()]
+            for path in old:
+                shutil.rmtree(path) if path.is_dir() else _forget_file(path)
+            return len(old)
 
-        total = await self.size(digest)
-        if total is None:
-            raise _missing(digest)
-        stop = min(total, end if end is not None else total)
-        for position in range(start, stop, CHUNK_BYTES):
-            part = await obstore.get_range_async(
-                self._store, _key(digest), start=position, end=min(position + CHUNK_BYTES, stop)
-            )
-            yield bytes(part)
+        return await asyncio.to_thread(swept)
 
-    async def delete(self, digest: str) -> None:
-        """Delete the object."""
-        await self._forget(_key(digest))
+    async def read_url(self, digest: str, *, expires_s: float) -> str | None:  # noqa: ARG002 - as every store
+        """A folder has no URL."""
+        return None
+
+    async def part_url(self, upload: str, number: int, *, expires_s: float) -> str | None:  # noqa: ARG002 - as every store
+        """A folder has no URL."""
+        return None
+
+
+def _unwritable(error: OSError) -> Unavailable:
+    return Unavailable(
+        f"The blob store cannot write: {error.strerror or error}. Free space or make the folder writable.",
+        code="blob_store_unwritable",
+    )
+
+
+def missing_part(upload: str, number: int) -> NotFound:
+    """Build the refusal for a part that is not there."""
+    return NotFound(f"Part {number} of upload {upload} was not sent.", code="part_not_found", part=number)
 
 
 def _forget_file(path: Path) -> None:
@@ -251,12 +305,14 @@ def _append(file: BinaryIO, hasher: "hashlib._Hash", chunk: bytes) -> None:
     file.write(chunk)
 
 
-def _require_size(size: int, size_max: int | None) -> None:
+def require_size(size: int, size_max: int | None) -> None:
+    """Refuse more bytes than allowed."""
     if size_max is not None and size > size_max:
         raise PayloadTooLarge(f"A blob may have at most {size_max} bytes.", limit=size_max)
 
 
-def _require_digest(ref: BlobRef, digest: str | None) -> None:
+def require_digest(ref: BlobRef, digest: str | None) -> None:
+    """Refuse bytes that hash to something else than announced."""
     if digest is not None and ref.digest != digest:
         raise DigestMismatch(
             f"The body hashes to {ref.digest}, not to {digest}; nothing was stored. Send the bytes again.",
@@ -265,7 +321,8 @@ def _require_digest(ref: BlobRef, digest: str | None) -> None:
         )
 
 
-def _missing(digest: str) -> NotFound:
+def missing_blob(digest: str) -> NotFound:
+    """Build the refusal for a blob that is not stored."""
     return NotFound(f"There is no blob {digest}.", code="blob_not_found", digest=digest)
 
 
@@ -280,10 +337,10 @@ async def read_all(store: BlobStore, digest: str, *, size_max: int = 64 * CHUNK_
     size = 0
     async for chunk in store.read(digest):
         size += len(chunk)
-        _require_size(size, size_max)
+        require_size(size, size_max)
         parts.append(chunk)
     data = b"".join(parts)
-    _require_digest(BlobRef(hashlib.sha256(data).hexdigest(), size), digest)
+    require_digest(BlobRef(hashlib.sha256(data).hexdigest(), size), digest)
     return data
 
 

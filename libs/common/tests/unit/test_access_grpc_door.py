@@ -55,6 +55,9 @@ class Point:
         self.asked = []
         self.failure: Exception | None = None
 
+    async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
+        return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
+
     async def decide(self, caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> Decision:
         if self.failure is not None:
             raise self.failure

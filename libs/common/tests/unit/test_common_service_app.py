@@ -22,6 +22,9 @@ class ListedDecisions:
     def __init__(self, *allowed: str):
         self.allowed = allowed
 
+    async def visible(self, caller, action):
+        return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
+
     async def decide(self, caller, action, resource: Resource, context):
         allow = action in self.allowed
         return Decision(allow, () if allow else ("no_grant",), "t", "dec_1", "fake")

@@ -14,6 +14,9 @@ from prometheus_client import CollectorRegistry
 
 
 class AllowAll:
+    async def visible(self, caller, action):
+        return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
+
     async def decide(self, caller, action, resource, context):
         return Decision(allow=True, reasons=(), decision_id="dec_test", policy_version="r0", engine="test")
 

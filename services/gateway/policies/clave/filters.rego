@@ -10,10 +10,14 @@ import rego.v1
 
 # One clause per binding that grants the action: tenant (null = any), namespaces, resource patterns.
 visible contains clause if {
+	authz.well_formed
 	authz.authenticated
 	authz.subject_active
 	authz.credential_fresh
 	authz.scope_ok
+	authz.internal_ok
+	authz.mfa_ok
+	authz.network_ok
 	some binding in authz.granting
 	tenant := reach(binding)
 	clause := {

@@ -56,9 +56,20 @@ granted_here if count(granting_here) > 0
 
 in_namespace(_) if act.namespaced == false
 
+in_namespace(_) if listing
+
 in_namespace(binding) if "*" in binding.namespaces
 
 in_namespace(binding) if input.resource.properties.namespace in binding.namespaces
+
+# A list is asked for as a whole: whoever may read some of its rows may ask, and `data.clave.filters.visible` says
+# which rows those are.
+listing if {
+	input.resource.properties.listing == true
+	act.mutating == false
+}
+
+resource_bound if listing
 
 resource_bound if {
 	canonical_id(input.resource.id)

@@ -36,6 +36,9 @@ NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
 class AllowAll:
+    async def visible(self, caller, action):
+        return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
+
     async def decide(self, caller, action, resource, context):
         return Decision(allow=True, reasons=(), decision_id="dec_test", policy_version="r0", engine="test")
 

@@ -115,9 +115,9 @@ def _run_routes(router: APIRouter, database: Database, runs: Runs) -> None:
         pipeline: str | None = None,
         page_size: PageSize | None = None,
         page_token: PageToken = None,
-        _caller: Caller = governed("training:run.read"),
+        caller: Caller = governed("training:run.read", listing=True),
     ) -> RunPage:
-        return await runs.page(pipeline=pipeline, size=bounded_page_size(page_size), token=page_token)
+        return await runs.page(caller, pipeline=pipeline, size=bounded_page_size(page_size), token=page_token)
 
     @router.get("/runs/{run}", summary="Describe a run with its steps, gates and reasons")
     async def get_run(run: str, _caller: Caller = governed("training:run.read", resource_id="runs/{run}")) -> Run:

@@ -38,6 +38,9 @@ SPEC = PipelineSpec(
 
 
 class AllowAll:
+    async def visible(self, caller, action):
+        return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
+
     async def decide(self, caller, action, resource, context):
         return Decision(allow=True, reasons=(), decision_id="dec_test", policy_version="r0", engine="test")
 

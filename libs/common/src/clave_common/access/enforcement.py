@@ -5,7 +5,7 @@ asks the decision point, reuses read-only allows for as long as the policy says,
 request was decided, so that an answer without a decision can be refused.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
@@ -28,8 +28,9 @@ class DecisionPoint(Protocol):
         """Answer, or raise Unavailable; an unanswered question is a deny."""
         ...
 
-
-VisibleClauses = Callable[[Caller, str], Awaitable[list[Mapping[str, Any]]]]
+    async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
+        """Return the clauses by which a list is filtered; none means that nothing is visible."""
+        ...
 
 
 class Access:
@@ -40,12 +41,10 @@ class Access:
         decision_point: DecisionPoint,
         *,
         limits: RequestLimits | None = None,
-        visible: VisibleClauses | None = None,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
     ) -> None:
         self._decision_point = decision_point
         self._limits = limits
-        self._visible = visible
         self._snapshot = snapshot
 
     def caller_of(self, scope: Mapping[str, Any]) -> Caller:
@@ -98,9 +97,7 @@ class Access:
 
         An empty list means that nothing is visible.
         """
-        if self._visible is None:
-            return []
-        return await self._visible(caller, action)
+        return await self._decision_point.visible(caller, action)
 
     def policy_data(self) -> Mapping[str, Any]:
         """Return the data that the policy in force decides by: catalogue, roles, namespaces, limits, settings.

@@ -5,15 +5,39 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, or_, true
 
+from clave_common.access.model import Caller
+
 _ANY = "*"
 _ALL_RESOURCES = "**"
 _BELOW = "/**"
 
 
+def visible_to(
+    caller: Caller,
+    *,
+    tenant: ColumnElement[str] | None = None,
+    resource_id: ColumnElement[str] | None = None,
+    namespace: ColumnElement[str] | None = None,
+) -> ColumnElement[bool]:
+    """Build the condition of a list query from what a listing route's caller sees; nothing where it sees nothing."""
+    return visible_rows(caller.sees or (), tenant=tenant, resource_id=resource_id, namespace=namespace)
+
+
+def visible_row(caller: Caller, resource_id: str) -> bool:
+    """Tell whether one row of a list may be shown, where the list is no query."""
+    return any(_covers(str(pattern), resource_id) for clause in caller.sees or () for pattern in clause["resources"])
+
+
+def _covers(pattern: str, resource_id: str) -> bool:
+    if pattern.endswith(_BELOW):
+        return resource_id.startswith(pattern.removesuffix("**"))
+    return pattern in {_ALL_RESOURCES, resource_id}
+
+
 def visible_rows(
     clauses: Sequence[Mapping[str, Any]],
     *,
-    tenant: ColumnElement[str],
+    tenant: ColumnElement[str] | None,
     resource_id: ColumnElement[str] | None = None,
     namespace: ColumnElement[str] | None = None,
 ) -> ColumnElement[bool]:
@@ -21,7 +45,7 @@ def visible_rows(
 
     Args:
         clauses: From `Access.visible`; any one lets a row through, none lets nothing through.
-        tenant: Column that holds the row's tenant.
+        tenant: Column that holds the row's tenant; None where rows belong to the installation.
         resource_id: Expression of the row's canonical path, where resource patterns matter.
         namespace: Column of the row's namespace, for namespaced actions.
     """
@@ -32,12 +56,12 @@ def visible_rows(
 def _clause(
     clause: Mapping[str, Any],
     *,
-    tenant: ColumnElement[str],
+    tenant: ColumnElement[str] | None,
     resource_id: ColumnElement[str] | None,
     namespace: ColumnElement[str] | None,
 ) -> ColumnElement[bool]:
     conditions: list[ColumnElement[bool]] = []
-    if clause["tenant"] is not None:
+    if clause["tenant"] is not None and tenant is not None:
         conditions.append(tenant == clause["tenant"])
     if namespace is not None and _ANY not in clause["namespaces"]:
         conditions.append(namespace.in_(list(clause["namespaces"])))

@@ -17,6 +17,7 @@ class Caller:
         expires_at: Epoch seconds after which the credential is void.
         scopes: Action patterns that narrow what the principal's roles grant; ``("**",)`` narrows nothing.
         on_behalf_of: The principal that a service acts for, recorded in audit and lineage.
+        sees: Which rows of the list that is asked for may be shown, as the policy's clauses; None where no list is.
     """
 
     subject_id: str
@@ -30,6 +31,7 @@ class Caller:
     key_id: str | None = None
     source_ip: str | None = None
     on_behalf_of: str | None = None
+    sees: tuple[Mapping[str, Any], ...] | None = field(default=None, compare=False)
 
     @property
     def acting_for(self) -> str:

@@ -6,6 +6,7 @@ error by the middleware.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
@@ -37,6 +38,7 @@ def governed(
     resource_type: str | None = None,
     resource_id: str | None = None,
     in_operation: bool = False,
+    listing: bool = False,
 ) -> Any:
     """Declare the action of a route, as the default of its ``caller`` parameter.
 
@@ -47,6 +49,8 @@ def governed(
             itself when absent. The caller's tenant is the resource's tenant here.
         in_operation: The decision needs facts that only the operation knows; it calls `Access.require` itself,
             and the middleware refuses the answer if it did not.
+        listing: The route lists; whoever may see some rows may ask, and the caller carries which (`Caller.sees`, for
+            `clave_common.access.filters.visible_to`).
 
     Returns:
         A FastAPI dependency that gives the `Caller`, or raises Unauthenticated or PermissionDenied.
@@ -57,10 +61,11 @@ def governed(
     async def decide(request: Request) -> Caller:
         access = access_of(request.app)
         caller = access.caller_of(request.scope)
-        if not in_operation:
-            resource = Resource(kind, pattern.format(**request.path_params), {"tenant": caller.tenant})
-            await access.require(caller, action, resource)
-        return caller
+        if in_operation:
+            return caller
+        properties = {"tenant": caller.tenant, "listing": True} if listing else {"tenant": caller.tenant}
+        await access.require(caller, action, Resource(kind, pattern.format(**request.path_params), properties))
+        return replace(caller, sees=tuple(await access.visible(caller, action))) if listing else caller
 
     setattr(decide, _ACTION, action)
     return Depends(decide)

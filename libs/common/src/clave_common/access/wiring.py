@@ -12,7 +12,6 @@ or by the OPA server that ``CLAVE_OPA_URL`` names.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from redis.asyncio import Redis
 
@@ -22,7 +21,6 @@ from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.edge import EdgeProof
 from clave_common.access.enforcement import Access
 from clave_common.access.engine import EmbeddedEngine, PolicyEngine
-from clave_common.access.model import Caller
 from clave_common.access.oidc import OidcSettings, OidcVerifier
 from clave_common.access.ratelimit import RateLimiter
 from clave_common.access.request_limits import RequestLimits
@@ -101,7 +99,6 @@ def open_access(
     access = Access(
         point,
         limits=RequestLimits(RateLimiter(redis)),
-        visible=lambda caller, action: _visible(point, caller, action),
         snapshot=keeper.current,
     )
 
@@ -124,10 +121,6 @@ def open_access(
         engine=engine,
         decision_point=point,
     )
-
-
-async def _visible(point: LocalDecisionPoint, caller: Caller, action: str) -> list[Any]:
-    return list(await point.visible(caller, action))
 
 
 def policy_engine(peers: PeerSettings) -> PolicyEngine:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from clave_common.access import Caller, governed
+from clave_common.access.filters import visible_row
 from clave_contracts import features as wire
 from fastapi import APIRouter
 
@@ -48,20 +49,21 @@ def _add_repository(router: APIRouter, catalogues: Catalogues) -> None:
 
 
 def _add_lists(router: APIRouter, catalogues: Catalogues) -> None:
-    def listed(kind: str) -> dict[str, Any]:
-        return {"items": [_shown(row) for row in catalogues.current.listed(kind)], "next_page_token": None}
+    def listed(caller: Caller, folder: str, kind: str) -> dict[str, Any]:
+        rows = [row for row in catalogues.current.listed(kind) if visible_row(caller, f"{folder}/{row.name}")]
+        return {"items": [_shown(row) for row in rows], "next_page_token": None}
 
     @router.get("/entities", summary="List entities")
-    async def entities(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
-        return listed(ENTITY)
+    async def entities(caller: Caller = governed("features:view.list", listing=True)) -> dict[str, Any]:
+        return listed(caller, "entities", ENTITY)
 
     @router.get("/views", summary="List feature views and label views")
-    async def views(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
-        return listed(VIEW)
+    async def views(caller: Caller = governed("features:view.list", listing=True)) -> dict[str, Any]:
+        return listed(caller, "views", VIEW)
 
     @router.get("/feature-services", summary="List feature services")
-    async def services(_caller: Caller = governed("features:view.list")) -> dict[str, Any]:
-        return listed(SERVICE)
+    async def services(caller: Caller = governed("features:view.list", listing=True)) -> dict[str, Any]:
+        return listed(caller, "feature-services", SERVICE)
 
 
 def _add_reads(router: APIRouter, catalogues: Catalogues) -> None:

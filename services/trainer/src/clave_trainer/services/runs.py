@@ -185,15 +185,15 @@ class Runs:
             for row in rows
         ]
 
-    async def page(self, *, pipeline: str | None, size: int, token: str | None) -> RunPage:
-        """List runs without steps, newest first."""
+    async def page(self, caller: Caller, *, pipeline: str | None, size: int, token: str | None) -> RunPage:
+        """List the runs that the caller sees without steps, newest first."""
         query = f"runs:{pipeline}"
         before = None
         if token:
             at, run_id = decode_token(token, query=query)
             before = (datetime.fromisoformat(at), str(run_id))
         async with self._database.transaction() as tx:
-            rows = await runs.page(tx.session, pipeline_name=pipeline, before=before, size=size + 1)
+            rows = await runs.page(tx.session, caller, pipeline_name=pipeline, before=before, size=size + 1)
         following = ""
         if len(rows) > size:
             last = rows[size - 1]

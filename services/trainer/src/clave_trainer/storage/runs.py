@@ -3,9 +3,11 @@
 from datetime import datetime
 from typing import Any, cast
 
+from clave_common.access import Caller
+from clave_common.access.filters import visible_to
 from clave_contracts.registry import GateVerdict
 from clave_contracts.trainer import Pipeline, PipelineSpec, Run, Step
-from sqlalchemy import Row, func, insert, select, tuple_, update
+from sqlalchemy import Row, func, insert, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -150,10 +152,11 @@ async def describe(session: AsyncSession, run_id: str) -> Run | None:
 
 
 async def page(
-    session: AsyncSession, *, pipeline_name: str | None, before: tuple[datetime, str] | None, size: int
+    session: AsyncSession, caller: Caller, *, pipeline_name: str | None, before: tuple[datetime, str] | None, size: int
 ) -> list[Row[Any]]:
-    """Read runs without steps, newest first."""
-    statement = select(RUNS).order_by(RUNS.c.created_at.desc(), RUNS.c.id.desc()).limit(size)
+    """Read the runs that a caller sees without steps, newest first."""
+    seen = visible_to(caller, tenant=RUNS.c.tenant, resource_id=literal("runs/") + RUNS.c.id)
+    statement = select(RUNS).where(seen).order_by(RUNS.c.created_at.desc(), RUNS.c.id.desc()).limit(size)
     if pipeline_name is not None:
         statement = statement.where(RUNS.c.pipeline == pipeline_name)
     if before is not None:
