@@ -37,6 +37,7 @@ from clave_registry.api.versions import version_routes
 from clave_registry.api.webhooks import webhook_routes
 from clave_registry.controller import LOOP_NAME as ROLLOUT_LOOP
 from clave_registry.controller import RolloutController
+from clave_registry.domain.version import Quorum
 from clave_registry.domain.webhook import AllowList
 from clave_registry.mlflow.api import ARTIFACTS, mlflow_routes
 from clave_registry.mlflow.context import Context
@@ -75,6 +76,8 @@ class Settings(ServiceSettings):
         rollout_tick_s: Seconds between two searches for rollouts that are due.
         rollout_look_s: Seconds between two looks at a rollout's analysis.
         approval_valid_s: Seconds for which a person's approval counts.
+        approvals_limited: People who must approve a model of risk class ``limited`` outside of Development.
+        approvals_high: The same for ``high``.
         blob_retention_s: Seconds for which a blob that nothing names is kept.
         collection_every_s: Seconds between two collections.
         webhook_hosts: Hosts that webhooks may go to, comma-separated: names, ``*.suffix``, addresses; none by default.
@@ -90,6 +93,8 @@ class Settings(ServiceSettings):
     rollout_tick_s: float = Field(default=0.5, gt=0, le=60)
     rollout_look_s: float = Field(default=2.0, ge=0.2, le=3600)
     approval_valid_s: float = Field(default=14 * 86_400.0, gt=0)
+    approvals_limited: int = Field(default=1, ge=0, le=9)
+    approvals_high: int = Field(default=2, ge=0, le=9)
     blob_retention_s: float = Field(default=7 * 86_400.0, ge=3600)
     collection_every_s: float = Field(default=3600.0, ge=1)
     webhook_hosts: str = ""
@@ -121,16 +126,20 @@ def wire(
     now = clock or SystemClock()
     inspector = inspector or ModelInspector(_limits(settings))
     allowed = AllowList.of(settings.webhook_hosts, settings.webhook_networks)
-    rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s)
+    quorum = Quorum(
+        valid_for_s=settings.approval_valid_s,
+        people={"minimal": 0, "limited": settings.approvals_limited, "high": settings.approvals_high},
+    )
+    rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s, quorum=quorum)
     operations = Operations(
         database=database,
         blobs=Blobs(database, store, now, size_max=settings.blob_bytes_max),
         models=Models(database, now),
         versions=Versions(database, store, inspector, now),
-        approvals=Approvals(database, access, now, approval_valid_s=settings.approval_valid_s),
+        approvals=Approvals(database, access, now, quorum=quorum),
         cards=Cards(database, now),
         lineage=Lineages(database),
-        endpoints=Endpoints(database, access, now),
+        endpoints=Endpoints(database, access, now, quorum=quorum),
         rollouts=rollouts,
         desired=DesiredStates(database),
         webhooks=Webhooks(database, now, key=webhook_key, allowed=allowed),

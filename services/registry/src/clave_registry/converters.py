@@ -7,6 +7,7 @@ from typing import Any
 from clave_contracts import registry as contract
 
 from clave_registry.domain import rollout as rules
+from clave_registry.domain.thresholds import Thresholds
 from clave_registry.domain.traffic import Route
 from clave_registry.storage.records import (
     AliasRow,
@@ -94,6 +95,11 @@ def to_plan(raw: Mapping[str, Any], *, look_interval_s: float) -> rules.Plan:
         step_s_max=raw["step_s_max"],
         look_interval_s=look_interval_s,
     )
+
+
+def to_thresholds(raw: Mapping[str, Any]) -> Thresholds:
+    """Read a stored plan's limits; none where it sets none."""
+    return Thresholds(**(raw.get("thresholds") or {}))
 
 
 def to_state(row: RolloutRow) -> rules.Rollout:

@@ -75,13 +75,14 @@ class ScriptedAnalysis:
         self.verdict: Verdict | None = Verdict.PASS
         self.rows = 1000
         self.reasons: tuple[str, ...] = ("loss is no worse",)
+        self.figures: dict[str, Any] = {}
         self.asked: list[dict[str, Any]] = []
 
     async def analysis(self, **question: Any) -> tuple[Analysis, dict[str, Any]] | None:
         self.asked.append(question)
         if self.verdict is None:
             return None
-        return Analysis(self.verdict, self.rows, self.reasons), {"verdict": self.verdict.value}
+        return Analysis(self.verdict, self.rows, self.reasons), {"verdict": self.verdict.value, **self.figures}
 
 
 class Bench:

@@ -19,6 +19,7 @@ from clave_registry.domain.rollout import (
     pause,
     resume,
 )
+from clave_registry.domain.thresholds import Thresholds, judged
 from clave_registry.domain.traffic import Arm, routes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,3 +149,87 @@ def test_routes_follow_the_rollout() -> None:
     shadow = routes(1, 2, Rollout(Phase.SHADOW, 0, T0, T0), PLAN)
     assert [(r.arm, r.weight, r.shadow) for r in shadow] == [(Arm.LIVE, 1.0, False), (Arm.SHADOW, 1.0, True)]
     assert len(routes(1, 2, begin(T0), PLAN)) == 1
+
+
+LAST = Rollout(Phase.CANARY, step=1, since=T0, wake_at=T0)
+
+
+def test_a_closed_change_window_is_waited_for_and_then_the_rollout_goes_live() -> None:
+    held = advance(LAST, PLAN, now=at(100_000), analysis=GOOD, objections=("outside_change_window",))
+    assert (held.phase, held.step, held.wake_at) == (Phase.CANARY, 1, at(100_005))
+    assert "outside_change_window" in held.reason
+    assert advance(held, PLAN, now=at(100_005), analysis=GOOD).phase is Phase.PROMOTED
+
+
+def test_a_failing_analysis_rolls_back_while_the_window_is_closed() -> None:
+    ended = advance(LAST, PLAN, now=at(70), analysis=BAD, objections=("outside_change_window",))
+    assert ended.phase is Phase.ROLLED_BACK
+
+
+def test_any_other_objection_is_waited_for_until_the_time_is_over() -> None:
+    objections = ("insufficient_approvals", "outside_change_window")
+    held = advance(LAST, PLAN, now=at(70), analysis=GOOD, objections=objections)
+    assert held.phase is Phase.CANARY
+    ended = advance(LAST, PLAN, now=at(601), analysis=GOOD, objections=objections)
+    assert (ended.phase, "insufficient_approvals" in ended.reason) == (Phase.ROLLED_BACK, True)
+
+
+def test_objections_hold_the_promotion_and_no_earlier_step() -> None:
+    moved = advance(canary(), PLAN, now=at(70), analysis=GOOD, objections=("outside_change_window",))
+    assert (moved.phase, moved.step) == (Phase.CANARY, 1)
+
+
+@given(
+    looks=st.lists(
+        st.tuples(
+            st.floats(0, 400),
+            st.sampled_from([None, GOOD, BAD, UNSURE]),
+            st.sampled_from([(), ("outside_change_window",), ("status_not_allowed",)]),
+        ),
+        max_size=30,
+    )
+)
+def test_no_sequence_of_looks_promotes_against_an_objection_or_skips_a_step(
+    looks: list[tuple[float, Analysis | None, tuple[str, ...]]],
+) -> None:
+    rollout, now = begin(T0), 0.0
+    for wait, analysis, objections in looks:
+        now += wait
+        before, rollout = rollout, advance(rollout, PLAN, now=at(now), analysis=analysis, objections=objections)
+        if rollout.phase is Phase.PROMOTED and before.phase is not Phase.PROMOTED:
+            assert objections == ()
+            assert (before.phase, before.step) == (Phase.CANARY, 1)
+            assert analysis is GOOD
+        if rollout.phase is Phase.CANARY and before.phase is Phase.CANARY:
+            assert rollout.step - before.step in {0, 1}
+        if before.phase.ended:
+            assert rollout is before
+
+
+def figures(**challenger: float) -> dict[str, dict[str, float]]:
+    champion = {"rows": 900, "errors": 0, "latency_ms_p99": 10.0, "loss_mean": 0.30, "score_mean": 0.4}
+    usual = {"rows": 200, "errors": 0, "latency_ms_p99": 11.0, "loss_mean": 0.31, "score_mean": 0.41}
+    return {"champion": champion, "challenger": {**usual, **challenger}}
+
+
+@pytest.mark.parametrize(
+    ("limits", "changed", "named"),
+    [
+        (Thresholds(error_rate_max=0.01), {"errors": 3}, "error rate"),
+        (Thresholds(latency_ms_p99_max=20), {"latency_ms_p99": 21}, "p99 latency in ms"),
+        (Thresholds(latency_ratio_max=1.5), {"latency_ms_p99": 16}, "p99 latency over"),
+        (Thresholds(loss_increase_max=0.02), {"loss_mean": 0.33}, "mean loss"),
+        (Thresholds(score_shift_max=0.1), {"score_mean": 0.25}, "shift"),
+    ],
+)
+def test_a_figure_over_its_limit_fails_the_analysis(limits: Thresholds, changed: dict[str, float], named: str) -> None:
+    assert judged(GOOD, figures(), limits) is GOOD
+    found = judged(GOOD, figures(**changed), limits)
+    assert found.verdict is Verdict.FAIL
+    assert named in found.reasons[0]
+
+
+def test_limits_are_not_judged_on_few_rows_or_absent_figures() -> None:
+    limits = Thresholds(error_rate_max=0.0, latency_ratio_max=1.0, loss_increase_max=0.0, rows_min=100)
+    assert judged(GOOD, figures(rows=99, errors=99), limits) is GOOD
+    assert judged(GOOD, {"challenger": {"rows": 500, "errors": 0}, "champion": None}, limits) is GOOD

@@ -4,10 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from clave_registry.domain.version import (
+    PEOPLE_BY_RISK,
     Approval,
     ApprovalRule,
+    ApprovalsMissing,
     GateResult,
     NotIndependent,
+    Quorum,
     Stage,
     WrongStage,
     gate_result,
@@ -15,6 +18,8 @@ from clave_registry.domain.version import (
     require_independent,
     standing,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ALLOWED = {
@@ -95,3 +100,83 @@ def test_contributors_and_machines_may_not_approve(subject: str) -> None:
 )
 def test_gates_sum_up(passed: bool | None, verdicts: list[str], expected: GateResult) -> None:
     assert gate_result(passed=passed, verdicts=verdicts) is expected
+
+
+PEOPLE = st.sampled_from(["user:ana", "user:bob", "user:cat", "user:dan", "service:trainer", "service_account:ci"])
+WORDS = st.lists(
+    st.builds(
+        Approval,
+        by=PEOPLE,
+        approves=st.booleans(),
+        at=st.integers(0, 40 * 86_400).map(lambda seconds: NOW - timedelta(seconds=seconds)),
+    ),
+    max_size=12,
+)
+
+
+@given(words=WORDS, made=st.lists(PEOPLE, max_size=3), people=st.integers(0, 3))
+def test_no_set_of_words_approves_without_enough_fresh_independent_people(
+    words: list[Approval], made: list[str], people: int
+) -> None:
+    rule = ApprovalRule(people=people)
+    found = standing(rule, approvals=words, contributors=made, gates=GateResult.PASSED, empty_card_fields=(), now=NOW)
+    for person in found.counted:
+        mine = sorted((word for word in words if word.by == person), key=lambda word: word.at)
+        assert person.startswith("user:")
+        assert person not in made
+        assert mine[-1].approves
+        assert (NOW - mine[-1].at).total_seconds() <= rule.valid_for_s
+    assert found.approved == (len(found.counted) >= people)
+
+
+@given(words=WORDS, made=st.lists(PEOPLE, max_size=3))
+def test_one_more_robot_or_contributor_never_changes_a_standing(words: list[Approval], made: list[str]) -> None:
+    rule = ApprovalRule(people=2)
+    voices = [Approval("service:trainer", approves=True, at=NOW)]
+    voices += [Approval(person, approves=True, at=NOW) for person in made]
+
+    def judged(approvals: list[Approval]) -> int:
+        found = standing(
+            rule, approvals=approvals, contributors=made, gates=GateResult.PASSED, empty_card_fields=(), now=NOW
+        )
+        return len(found.counted)
+
+    assert judged(words + voices) == judged(words)
+
+
+@given(moves=st.lists(st.sampled_from(list(Stage)), max_size=8))
+def test_no_walk_through_the_stages_leaves_archived_or_returns_to_draft(moves: list[Stage]) -> None:
+    stage, seen = Stage.DRAFT, [Stage.DRAFT]
+    for to in moves:
+        try:
+            stage = moved(stage, to)
+        except WrongStage:
+            continue
+        seen.append(stage)
+    assert len(set(seen)) == len(seen)
+    assert Stage.ARCHIVED not in seen[:-1]
+    if Stage.APPROVED in seen:
+        assert Stage.SUBMITTED in seen
+
+
+@pytest.mark.parametrize("risk", ["minimal", "limited", "high", "unheard of"])
+def test_each_risk_class_takes_its_people_outside_of_development(risk: str) -> None:
+    quorum = Quorum()
+    needed = PEOPLE_BY_RISK.get(risk, 2)
+    assert quorum.needed(risk, namespace="Production") == quorum.needed(risk, namespace="Staging") == needed
+    assert quorum.needed(risk, namespace="Development") == 0
+
+
+def test_a_quorum_counts_fresh_words_of_independent_people_only() -> None:
+    quorum = Quorum(valid_for_s=3600)
+    fresh, stale = NOW - timedelta(minutes=5), NOW - timedelta(hours=2)
+    words = [
+        Approval("user:bob", approves=True, at=fresh),
+        Approval("user:cat", approves=True, at=stale),
+        Approval("user:ana", approves=True, at=fresh),
+    ]
+    facts = {"namespace": "Production", "contributors": ["user:ana"], "now": NOW}
+    quorum.require("limited", approvals=words, **facts)  # type: ignore[arg-type]  # facts of several types
+    with pytest.raises(ApprovalsMissing) as refusal:
+        quorum.require("high", approvals=words, **facts)  # type: ignore[arg-type]  # facts of several types
+    assert refusal.value.facts == {"needed": 2, "counted": ["user:bob"]}

@@ -2,6 +2,7 @@
 
 from clave_contracts.registry.client import RegistryClient
 from clave_contracts.registry.endpoints import (
+    AnalysisThresholds,
     Arm,
     CanaryStep,
     DesiredEndpoint,
@@ -57,6 +58,7 @@ from clave_contracts.registry.webhooks import (
 
 __all__ = [
     "API",
+    "AnalysisThresholds",
     "Approval",
     "ApprovalRequest",
     "Arm",

@@ -5,7 +5,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clave_contracts.registry.versions import Artifact, DatasetRef, Namespace, Signature, VersionStatus
+from clave_contracts.registry.versions import (
+    Approval,
+    Artifact,
+    DatasetRef,
+    GateVerdict,
+    Namespace,
+    Signature,
+    VersionStatus,
+)
 from clave_contracts.schema import Answer, Name, Request
 
 RolloutState = Literal["pending", "shadow", "canary", "paused", "promoted", "rolled_back", "aborted"]
@@ -26,10 +34,31 @@ class CanaryStep(Request):
     rows_min: int = Field(default=100, ge=0)
 
 
+class AnalysisThresholds(Request):
+    """Limits on the challenger, beside the monitor's own tests; absent = none.
+
+    Attributes:
+        rows_min: Rows of the challenger before which nothing is judged by them.
+        error_rate_max: Share of its requests that failed.
+        latency_ms_p99_max: Milliseconds.
+        latency_ratio_max: Its p99 latency over the champion's.
+        loss_increase_max: Its mean loss less the champion's.
+        score_shift_max: Its mean score less the champion's, either way.
+    """
+
+    rows_min: int = Field(default=100, ge=1)
+    error_rate_max: float | None = Field(default=None, ge=0, le=1)
+    latency_ms_p99_max: float | None = Field(default=None, gt=0)
+    latency_ratio_max: float | None = Field(default=None, gt=0)
+    loss_increase_max: float | None = Field(default=None, ge=0)
+    score_shift_max: float | None = Field(default=None, ge=0, le=1)
+
+
 class RolloutPlan(Request):
     """How a version gets traffic.
 
     Attributes:
+        thresholds: Limits that roll back at once when the challenger is over one.
         shadow_s: Seconds of copied traffic before the first canary step; 0 = none.
         step_s_max: Seconds after which a step that cannot be judged rolls back.
     """
@@ -37,6 +66,7 @@ class RolloutPlan(Request):
     steps: list[CanaryStep] = Field(default_factory=lambda: [CanaryStep(weight=0.1), CanaryStep(weight=0.5)])
     shadow_s: float = Field(default=0.0, ge=0)
     step_s_max: float = Field(default=3600.0, gt=0)
+    thresholds: AnalysisThresholds | None = None
 
 
 class EndpointCreate(Request):
@@ -169,7 +199,7 @@ class ObservedState(Request):
 
 
 class HistoryEntry(Answer):
-    """Which version answered for an endpoint from a time on, and why."""
+    """Which version answered for an endpoint from a time on, why, approved by whom, and made from what."""
 
     endpoint: str
     version: int
@@ -179,3 +209,11 @@ class HistoryEntry(Answer):
     reason: str
     approved_by: list[str] = Field(default_factory=list)
     datasets: list[DatasetRef] = Field(default_factory=list)
+    model: str = ""
+    manifest_digest: str = ""
+    approvals: list[Approval] = Field(default_factory=list)
+    rollout_id: str | None = None
+    run_id: str | None = None
+    code_version: str | None = None
+    environment_digest: str | None = None
+    gates: list[GateVerdict] = Field(default_factory=list)

@@ -133,7 +133,7 @@ def _add_rollout_routes(router: APIRouter, operations: Operations) -> None:
     async def pause_rollout(
         rollout_id: str,
         body: Reason,
-        caller: Caller = governed("inference:deployment.rollback", in_operation=True),
+        caller: Caller = governed("inference:rollout.pause", in_operation=True),
     ) -> Response:
         return answer(await rollouts.pause(caller, rollout_id, reason=body.reason or "paused by hand"))
 
@@ -141,7 +141,7 @@ def _add_rollout_routes(router: APIRouter, operations: Operations) -> None:
     async def resume_rollout(
         rollout_id: str,
         body: Reason,
-        caller: Caller = governed("inference:deployment.rollback", in_operation=True),
+        caller: Caller = governed("inference:rollout.resume", in_operation=True),
     ) -> Response:
         return answer(await rollouts.resume(caller, rollout_id, reason=body.reason or "resumed by hand"))
 
@@ -149,7 +149,7 @@ def _add_rollout_routes(router: APIRouter, operations: Operations) -> None:
     async def abort_rollout(
         rollout_id: str,
         body: Reason,
-        caller: Caller = governed("inference:deployment.rollback", in_operation=True),
+        caller: Caller = governed("inference:rollout.abort", in_operation=True),
     ) -> Response:
         return answer(await rollouts.abort(caller, rollout_id, reason=body.reason or "aborted by hand"))
 

@@ -137,7 +137,7 @@ def _add_stage_routes(router: APIRouter, operations: Operations) -> None:
         version: Number,
         body: Reason,
         if_match: IfMatch = None,
-        caller: Caller = governed("registry:model.update", resource_id="models/{model}"),
+        caller: Caller = governed("registry:version.archive", resource_type=_TYPE, resource_id=_ID),
     ) -> Response:
         revision = revision_of(if_match)
         return answer(await approvals.archive(caller, model, version, reason=body.reason, revision=revision))

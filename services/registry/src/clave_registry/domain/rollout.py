@@ -15,6 +15,9 @@ Rules:
 * The shadow phase serves nobody: it is passed after its bake time unless the analysis fails.
 * Without an answer from the analysis nothing moves until the time-out.
 * Time spent paused does not bake.
+* Before the last step policy is asked again: what it holds against going live now (a freeze, a closed change window,
+  an approval that is no longer fresh) keeps the rollout where it is, with its guard on. A closed window is waited for
+  as long as it takes; any other objection at most `Plan.step_s_max`, and then the rollout goes back.
 
 What the analysis looks at is monitor's business; which traffic goes where follows from `routes`.
 """
@@ -29,6 +32,7 @@ from clave_common.errors import FailedPrecondition, InvalidArgument
 STEPS_MAX = 20
 BAKE_S_MAX = 30 * 86_400.0
 LOOK_INTERVAL_S_MIN = 0.2
+PATIENT_OBJECTIONS = frozenset({"outside_change_window", "policy_unavailable"})
 
 
 class Phase(StrEnum):
@@ -172,7 +176,9 @@ def begin(now: datetime) -> Rollout:
     return Rollout(Phase.PENDING, step=0, since=now, wake_at=now, reason="created")
 
 
-def advance(rollout: Rollout, plan: Plan, *, now: datetime, analysis: Analysis | None) -> Rollout:
+def advance(
+    rollout: Rollout, plan: Plan, *, now: datetime, analysis: Analysis | None, objections: tuple[str, ...] = ()
+) -> Rollout:
     """Decide the next state.
 
     Args:
@@ -180,6 +186,7 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime, analysis: Analysis |
         plan: What was agreed when it was created.
         now: Aware UTC.
         analysis: Monitor's answer for the current phase; None when there is none (pending, or monitor is away).
+        objections: Why policy would not let the challenger go live now; none = nothing speaks against it.
 
     Returns:
         The next state; its `wake_at` says when to ask again. Equal phase and step mean: still waiting.
@@ -194,7 +201,7 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime, analysis: Analysis |
         case Phase.PENDING:
             return _entered(rollout, Phase.SHADOW if plan.shadow else Phase.CANARY, 0, plan, now)
         case Phase.SHADOW | Phase.CANARY:
-            return _look(rollout, plan, now=now, analysis=analysis)
+            return _look(rollout, plan, now=now, analysis=analysis, objections=objections)
         case Phase.PROMOTED | Phase.ROLLED_BACK | Phase.ABORTED:
             return rollout
         case _:
@@ -257,17 +264,29 @@ def _require_running(rollout: Rollout) -> None:
         raise RolloutEnded(f"The rollout is {rollout.phase}; start a new one.", phase=rollout.phase)
 
 
-def _look(rollout: Rollout, plan: Plan, *, now: datetime, analysis: Analysis | None) -> Rollout:
+def _look(
+    rollout: Rollout, plan: Plan, *, now: datetime, analysis: Analysis | None, objections: tuple[str, ...]
+) -> Rollout:
     step = current_step(rollout, plan)
     if step is None:  # a plan without shadow whose rollout is in shadow: the plan is immutable, so never
         return _entered(rollout, Phase.CANARY, 0, plan, now)
     baked_s = (now - rollout.since).total_seconds()
-    if baked_s >= step.bake_s and _enough(rollout.phase, step, analysis):
-        return _passed(rollout, plan, now)
+    passed = baked_s >= step.bake_s and _enough(rollout.phase, step, analysis)
+    if passed:
+        following = _passed(rollout, plan, now)
+        if following.phase is not Phase.PROMOTED or not objections:
+            return following
+        if PATIENT_OBJECTIONS.issuperset(objections):
+            return replace(rollout, wake_at=_next_look(plan, now), reason=_held(objections))
     if baked_s >= max(plan.step_s_max, step.bake_s):
-        reason = f"no sufficient evidence within {plan.step_s_max:g} s; {_waiting_for(step, baked_s, analysis)}"
-        return _ended(rollout, Phase.ROLLED_BACK, now, reason)
-    return replace(rollout, wake_at=_next_wake(rollout, step, plan, now), reason=_waiting_for(step, baked_s, analysis))
+        why = _held(objections) if passed else _waiting_for(step, baked_s, analysis)
+        return _ended(rollout, Phase.ROLLED_BACK, now, f"no sufficient evidence within {plan.step_s_max:g} s; {why}")
+    reason = _held(objections) if passed else _waiting_for(step, baked_s, analysis)
+    return replace(rollout, wake_at=_next_wake(rollout, step, plan, now), reason=reason)
+
+
+def _held(objections: tuple[str, ...]) -> str:
+    return f"waiting: every step passed; policy holds the promotion ({', '.join(objections)})"
 
 
 def _enough(phase: Phase, step: Step, analysis: Analysis | None) -> bool:

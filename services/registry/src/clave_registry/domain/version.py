@@ -12,13 +12,16 @@ Rules:
 * Where the rule asks for no human, a version is approved by the rule itself as soon as its evaluation gates passed.
 * Gates that neither passed nor failed (``review``) ask for at least one person, whose approval settles them; gates
   that failed, or were never run, cannot be approved away.
+* How many people it takes is the larger of what the namespace's policy says and what the model's risk class asks for;
+  outside of Development nothing is deployed with fewer whose word is still fresh. Words spoken too long ago are no
+  longer evidence: what was not rolled out by then is registered and approved anew.
 * Nothing leaves ``archived``; a rejected version is replaced by a new one.
 
 Who may *call* approve is the policy's decision; whether the call *counts* is decided here.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -69,6 +72,12 @@ class CardIncomplete(FailedPrecondition):
     """A part of the model card that only a person can write is empty."""
 
     code = "card_incomplete"
+
+
+class ApprovalsMissing(FailedPrecondition):
+    """Too few independent people's approval is fresh enough for the model's risk class."""
+
+    code = "approvals_missing"
 
 
 class GatesNotPassed(FailedPrecondition):
@@ -149,6 +158,65 @@ class Standing:
         return self.missing == 0 and not self.obstacles
 
 
+UNGOVERNED_NAMESPACE = "Development"
+PEOPLE_BY_RISK: Mapping[str, int] = {"minimal": 0, "limited": 1, "high": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How many people a risk class asks for, and for how long their word holds.
+
+    Attributes:
+        valid_for_s: Seconds for which an approval counts.
+        people: Risk class to independent people; an unknown class asks for as many as the strictest.
+    """
+
+    valid_for_s: float = 14 * 86_400.0
+    people: Mapping[str, int] = field(default_factory=lambda: dict(PEOPLE_BY_RISK))
+
+    def needed(self, risk_class: str, *, namespace: str) -> int:
+        """Tell how many people a release into a namespace takes, whatever policy says beside it."""
+        if namespace == UNGOVERNED_NAMESPACE:
+            return 0
+        return self.people.get(risk_class, max(self.people.values(), default=0))
+
+    def fresh(self, approvals: Sequence[Approval], *, now: datetime) -> tuple[Approval, ...]:
+        """Keep the last word of each person, where it was not spoken too long ago."""
+        last = {approval.by: approval for approval in sorted(approvals, key=lambda approval: approval.at)}
+        oldest = now - timedelta(seconds=self.valid_for_s)
+        return tuple(approval for approval in last.values() if approval.at >= oldest)
+
+    def require(
+        self,
+        risk_class: str,
+        *,
+        namespace: str,
+        approvals: Sequence[Approval],
+        contributors: Sequence[str],
+        now: datetime,
+    ) -> None:
+        """Refuse a release with too few fresh approvals.
+
+        Raises:
+            ApprovalsMissing: The risk class asks for more.
+        """
+        needed = self.needed(risk_class, namespace=namespace)
+        found = independent(self.fresh(approvals, now=now), contributors=contributors)
+        if len(found) < needed:
+            raise ApprovalsMissing(
+                f"A model of risk class '{risk_class}' takes {needed} fresh approvals of people who did not make it; "
+                f"{len(found)} given. Approvals count for {self.valid_for_s / 86_400:g} days.",
+                needed=needed,
+                counted=list(found),
+            )
+
+
+def independent(approvals: Iterable[Approval], *, contributors: Iterable[str]) -> tuple[str, ...]:
+    """Name the people whose approval counts: persons who approve and did not contribute."""
+    made = set(contributors)
+    return tuple(sorted({a.by for a in approvals if a.approves and a.by.startswith("user:") and a.by not in made}))
+
+
 def require_independent(subject_id: str, *, contributors: Iterable[str]) -> None:
     """Refuse an approval that would not count.
 
@@ -183,15 +251,8 @@ def standing(
         empty_card_fields: Parts of the card that a person must write and has not.
         now: Aware UTC.
     """
-    last = {approval.by: approval for approval in sorted(approvals, key=lambda approval: approval.at)}
-    oldest = now - timedelta(seconds=rule.valid_for_s)
-    counted = tuple(
-        sorted(
-            by
-            for by, approval in last.items()
-            if approval.approves and approval.at >= oldest and by.startswith("user:") and by not in set(contributors)
-        )
-    )
+    fresh = Quorum(valid_for_s=rule.valid_for_s).fresh(approvals, now=now)
+    counted = independent(fresh, contributors=contributors)
     obstacles: list[str] = []
     people = rule.people
     if rule.gates_required and gates is GateResult.REVIEW:

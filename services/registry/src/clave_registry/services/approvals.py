@@ -15,6 +15,7 @@ from clave_registry.domain.version import (
     Approval,
     ApprovalRule,
     GateResult,
+    Quorum,
     Stage,
     Standing,
     moved,
@@ -47,11 +48,11 @@ class VersionInUse(FailedPrecondition):
 class Approvals:
     """Move versions through their stages."""
 
-    def __init__(self, database: Database, access: Access, clock: Clock, *, approval_valid_s: float) -> None:
+    def __init__(self, database: Database, access: Access, clock: Clock, *, quorum: Quorum) -> None:
         self._database = database
         self._access = access
         self._clock = clock
-        self._valid_s = approval_valid_s
+        self._quorum = quorum
 
     async def submit(
         self, caller: Caller, model: str, version: int, *, namespace: str, revision: int | None
@@ -147,7 +148,7 @@ class Approvals:
         return model_row, row
 
     async def _rule(self, caller: Caller, model: ModelRow, row: VersionRow, namespace: str) -> ApprovalRule:
-        return await approval_rule(self._access, caller, model, row, namespace=namespace, valid_for_s=self._valid_s)
+        return await approval_rule(self._access, caller, model, row, namespace=namespace, quorum=self._quorum)
 
     async def _speak(self, tx: Transaction, caller: Caller, row: VersionRow, *, decision: str, comment: str) -> None:
         now = self._clock.now()

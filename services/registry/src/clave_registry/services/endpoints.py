@@ -7,7 +7,6 @@ operator goes back to the one before. Each is written to the endpoint's history 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from clave_common.access import Access, Caller, Resource
 from clave_common.clock import Clock
@@ -16,11 +15,12 @@ from clave_common.errors import AlreadyExists, FailedPrecondition, NotFound
 from clave_common.pages import decode_token, encode_token
 from clave_contracts import registry as contract
 
-from clave_registry.converters import OBSERVED_FRESH, to_endpoint, to_plan, to_state
+from clave_registry.converters import OBSERVED_FRESH, to_approval, to_endpoint, to_plan, to_state
 from clave_registry.domain import rollout as rules
 from clave_registry.domain.manifest import PICKLE_SUFFIXES
 from clave_registry.domain.names import checked_name
 from clave_registry.domain.traffic import Route, routes
+from clave_registry.domain.version import Approval, Quorum
 from clave_registry.services.governance import (
     record_change,
     require_revision,
@@ -31,7 +31,7 @@ from clave_registry.services.models import model_named
 from clave_registry.services.rollout_rows import announce_desired, put_live, running_rollout, settle
 from clave_registry.services.versions import no_version
 from clave_registry.storage import endpoints, versions
-from clave_registry.storage.records import EndpointRow, ModelRow, RolloutRow, VersionRow
+from clave_registry.storage.records import ApprovalRow, AssignmentRow, EndpointRow, ModelRow, RolloutRow, VersionRow
 
 SERVED_ARTIFACT = "model.onnx"
 
@@ -91,6 +91,8 @@ async def deployable(
     namespace: str,
     endpoint: str,
     action: str,
+    quorum: Quorum,
+    now: datetime,
 ) -> Deployment:
     """Let a version towards traffic, or say why not.
 
@@ -98,6 +100,7 @@ async def deployable(
         NotFound: There is no such version.
         NotDeployable: It cannot be loaded safely.
         PermissionDenied: Policy forbids it (status, approvals, gates, window, card, role).
+        ApprovalsMissing: The risk class asks for more people whose approval is fresh.
     """
     row = await versions.find(tx, model.id, number, lock=True)
     if row is None:
@@ -109,10 +112,35 @@ async def deployable(
         lacks = "no known signature" if SERVED_ARTIFACT in paths else f"no {SERVED_ARTIFACT}"
         why = f"holds {', '.join(unsafe)}" if unsafe else f"has {lacks}"
         raise NotDeployable(f"Version {number} {why} and cannot be served.", version=number, unsafe=unsafe)
-    spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
-    resource = version_resource(model, row, spoken, namespace=namespace, extra={"endpoint": endpoint})
+    resource = await release_resource(tx, model, row, namespace=namespace, endpoint=endpoint, quorum=quorum, now=now)
     await access.require(caller, action, resource)
+    spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
+    quorum.require(
+        model.risk_class,
+        namespace=namespace,
+        approvals=[Approval(a.by, a.decision == "approve", a.at) for a in spoken],
+        contributors=row.contributors,
+        now=now,
+    )
     return Deployment(model, row)
+
+
+async def release_resource(
+    tx: Transaction,
+    model: ModelRow,
+    row: VersionRow,
+    *,
+    namespace: str,
+    endpoint: str,
+    quorum: Quorum,
+    now: datetime,
+) -> Resource:
+    """Describe a version that is to answer for an endpoint to the policy, with the approvals that are still fresh."""
+    spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
+    words = quorum.fresh([Approval(a.by, a.decision == "approve", a.at) for a in spoken], now=now)
+    kept = {(word.by, word.at) for word in words}
+    fresh = [a for a in spoken if (a.by, a.at) in kept]
+    return version_resource(model, row, fresh, namespace=namespace, extra={"endpoint": endpoint})
 
 
 def endpoint_resource(row: EndpointRow) -> Resource:
@@ -123,10 +151,11 @@ def endpoint_resource(row: EndpointRow) -> Resource:
 class Endpoints:
     """Create and describe endpoints, and go back to the version before."""
 
-    def __init__(self, database: Database, access: Access, clock: Clock) -> None:
+    def __init__(self, database: Database, access: Access, clock: Clock, *, quorum: Quorum) -> None:
         self._database = database
         self._access = access
         self._clock = clock
+        self._quorum = quorum
 
     async def create(self, caller: Caller, request: contract.EndpointCreate) -> contract.Endpoint:
         """Create an endpoint; a version given answers at once.
@@ -184,6 +213,8 @@ class Endpoints:
             namespace=row.namespace,
             endpoint=row.name,
             action="inference:deployment.create",
+            quorum=self._quorum,
+            now=self._clock.now(),
         )
         return await put_live(
             tx, row, version, at=self._clock.now(), by=caller.acting_for, reason="first version of the endpoint"
@@ -216,21 +247,7 @@ class Endpoints:
             keys = [(span.model_id, span.version) for span in kept]
             found = {(v.model_id, v.version): v for v in await versions.several(tx, keys)}
             spoken = await versions.approvals_of(tx, keys)
-        entries = [
-            contract.HistoryEntry.model_validate(
-                {
-                    "endpoint": row.name,
-                    "version": span.version,
-                    "since": span.since,
-                    "until": span.until,
-                    "by": span.by,
-                    "reason": span.reason,
-                    "approved_by": _approvers(found[span.model_id, span.version], spoken),
-                    "datasets": found[span.model_id, span.version].lineage.get("datasets") or [],
-                }
-            )
-            for span in kept
-        ]
+        entries = [_entry(row, span, found[span.model_id, span.version], spoken) for span in kept]
         return entries, encode_token([spans[size - 1].seq], query=query) if len(spans) > size else ""
 
     async def roll_back(self, caller: Caller, name: str, *, reason: str, revision: int | None) -> contract.Endpoint:
@@ -284,10 +301,28 @@ class Endpoints:
         return to_endpoint(row, routes_of(row, running), reports)
 
 
-def _approvers(row: VersionRow, spoken: Sequence[Any]) -> list[str]:
-    people = [
-        approval.by
-        for approval in spoken
-        if (approval.model_id, approval.version, approval.decision) == (row.model_id, row.version, "approve")
-    ]
-    return people or ([row.approved_by] if row.approved_by else [])
+def _entry(
+    endpoint: EndpointRow, span: AssignmentRow, row: VersionRow, spoken: Sequence[ApprovalRow]
+) -> contract.HistoryEntry:
+    words = [a for a in spoken if (a.model_id, a.version) == (row.model_id, row.version)]
+    people = [a.by for a in words if a.decision == "approve"]
+    return contract.HistoryEntry.model_validate(
+        {
+            "endpoint": endpoint.name,
+            "model": endpoint.model,
+            "version": span.version,
+            "since": span.since,
+            "until": span.until,
+            "by": span.by,
+            "reason": span.reason,
+            "rollout_id": span.rollout_id,
+            "approved_by": people or ([row.approved_by] if row.approved_by else []),
+            "approvals": [to_approval(a) for a in words],
+            "manifest_digest": row.manifest_digest,
+            "datasets": row.lineage.get("datasets") or [],
+            "run_id": row.lineage.get("run_id"),
+            "code_version": row.lineage.get("code_version"),
+            "environment_digest": row.lineage.get("environment_digest"),
+            "gates": (row.evaluation or {}).get("gates") or [],
+        }
+    )

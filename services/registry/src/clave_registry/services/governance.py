@@ -13,7 +13,7 @@ from clave_common.errors import Aborted
 from clave_contracts.events import AuditEntry, Event, EventType
 
 from clave_registry.domain.card import REQUIRED_BY_RISK
-from clave_registry.domain.version import ApprovalRule, GateResult, Stage, gate_result
+from clave_registry.domain.version import ApprovalRule, GateResult, Quorum, Stage, gate_result
 from clave_registry.storage.records import ApprovalRow, ModelRow, VersionRow
 
 SERVICE = "registry"
@@ -77,7 +77,7 @@ def settled_gate(version: VersionRow) -> GateResult:
 
 
 async def approval_rule(
-    access: Access, caller: Caller, model: ModelRow, version: VersionRow, *, namespace: str, valid_for_s: float
+    access: Access, caller: Caller, model: ModelRow, version: VersionRow, *, namespace: str, quorum: Quorum
 ) -> ApprovalRule:
     """Learn from policy what a release into a namespace needs.
 
@@ -101,8 +101,8 @@ async def approval_rule(
         people += 1
     gates_required = "evaluation_gate_not_passed" in await reasons(people, GateResult.FAILED)
     return ApprovalRule(
-        people=people,
-        valid_for_s=valid_for_s,
+        people=max(people, quorum.needed(model.risk_class, namespace=namespace)),
+        valid_for_s=quorum.valid_for_s,
         gates_required=gates_required,
         card_fields=REQUIRED_BY_RISK.get(model.risk_class, ()),
     )

@@ -11,21 +11,34 @@ from typing import Any, Protocol
 from clave_common.access import Access, Caller
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
-from clave_common.errors import FailedPrecondition, NotFound
+from clave_common.errors import FailedPrecondition, NotFound, Unavailable
 from clave_common.ids import new_id
 from clave_common.pages import decode_token, encode_token
 from clave_contracts import registry as contract
 
-from clave_registry.converters import to_plan, to_rollout, to_state
+from clave_registry.converters import to_plan, to_rollout, to_state, to_thresholds
 from clave_registry.domain import rollout as rules
-from clave_registry.services.endpoints import deployable, endpoint_named, endpoint_resource
+from clave_registry.domain.thresholds import judged
+from clave_registry.domain.version import Quorum
+from clave_registry.services.endpoints import deployable, endpoint_named, endpoint_resource, release_resource
 from clave_registry.services.governance import record_change, tenant_of
 from clave_registry.services.models import model_named
 from clave_registry.services.rollout_rows import running_rollout, settle
-from clave_registry.storage import endpoints, rollouts
+from clave_registry.storage import endpoints, models, rollouts, versions
 from clave_registry.storage.records import EndpointRow, RolloutRow
 
 CONTROLLER = "service:registry"
+RELEASE_OBJECTIONS = frozenset(
+    {
+        "artifact_not_signed",
+        "card_forbids_namespace",
+        "evaluation_gate_not_passed",
+        "insufficient_approvals",
+        "outside_change_window",
+        "status_not_allowed",
+    }
+)
+_QUESTION_S = 60.0
 
 
 class RolloutRunning(FailedPrecondition):
@@ -54,13 +67,21 @@ class Rollouts:
     """Start and steer rollouts."""
 
     def __init__(
-        self, database: Database, access: Access, clock: Clock, *, source: AnalysisSource, look_interval_s: float
+        self,
+        database: Database,
+        access: Access,
+        clock: Clock,
+        *,
+        source: AnalysisSource,
+        look_interval_s: float,
+        quorum: Quorum,
     ) -> None:
         self._database = database
         self._access = access
         self._clock = clock
         self._source = source
         self._look_interval_s = look_interval_s
+        self._quorum = quorum
 
     async def create(self, caller: Caller, endpoint: str, request: contract.RolloutCreate) -> contract.Rollout:
         """Start moving a version towards live traffic; on an endpoint without a version it goes live at once.
@@ -86,6 +107,8 @@ class Rollouts:
                 namespace=row.namespace,
                 endpoint=row.name,
                 action="inference:deployment.update",
+                quorum=self._quorum,
+                now=now,
             )
             rollout = await rollouts.add(
                 tx,
@@ -153,39 +176,39 @@ class Rollouts:
     async def pause(self, caller: Caller, rollout_id: str, *, reason: str) -> contract.Rollout:
         """Hold a rollout where it is; the guard stays on."""
         return await self._steer(
-            caller, rollout_id, "paused", reason, lambda state, now: rules.pause(state, now=now, reason=reason)
+            caller, rollout_id, "pause", reason, lambda state, now: rules.pause(state, now=now, reason=reason)
         )
 
     async def resume(self, caller: Caller, rollout_id: str, *, reason: str) -> contract.Rollout:
         """Let a paused rollout go on."""
-        return await self._steer(caller, rollout_id, "resumed", reason, lambda state, now: rules.resume(state, now=now))
+        return await self._steer(caller, rollout_id, "resume", reason, lambda state, now: rules.resume(state, now=now))
 
     async def abort(self, caller: Caller, rollout_id: str, *, reason: str) -> contract.Rollout:
         """End a rollout and give all traffic back to the champion."""
         return await self._steer(
-            caller, rollout_id, "aborted", reason, lambda state, now: rules.abort(state, now=now, reason=reason)
+            caller, rollout_id, "abort", reason, lambda state, now: rules.abort(state, now=now, reason=reason)
         )
 
     async def _steer(
         self,
         caller: Caller,
         rollout_id: str,
-        what: str,
+        verb: str,
         reason: str,
         move: Callable[[rules.Rollout, datetime], rules.Rollout],
     ) -> contract.Rollout:
         async with self._database.transaction() as tx:
             endpoint, row = await self._owned(tx, caller, rollout_id, lock=True)
-            await self._access.require(caller, "inference:deployment.rollback", endpoint_resource(endpoint))
+            action = f"inference:rollout.{verb}"
+            await self._access.require(caller, action, endpoint_resource(endpoint))
             now = self._clock.now()
             await settle(tx, endpoint, row, move(to_state(row), now), at=now, by=caller.acting_for)
             await record_change(
                 tx,
                 caller,
-                "inference:deployment.rollback",
+                action,
                 f"rollouts/{rollout_id}",
                 tenant=endpoint.tenant,
-                what=what,
                 reason=reason,
             )
             return await self._shown(tx, rollout_id)
@@ -217,9 +240,38 @@ class Rollouts:
             analysis, figures = answer if answer is not None and same else (None, None)
             plan = to_plan(row.plan, look_interval_s=self._look_interval_s)
             now = self._clock.now()
+            if analysis is not None and figures is not None:
+                analysis = judged(analysis, figures, to_thresholds(row.plan))
             state = rules.advance(to_state(row), plan, now=now, analysis=analysis)
+            if state.phase is rules.Phase.PROMOTED:
+                objections = await self._objections(tx, endpoint, row, now=now)
+                state = rules.advance(to_state(row), plan, now=now, analysis=analysis, objections=objections)
             await settle(tx, endpoint, row, state, at=now, by=CONTROLLER, analysis=figures)
             return state.phase
+
+    async def _objections(
+        self, tx: Transaction, endpoint: EndpointRow, row: RolloutRow, *, now: datetime
+    ) -> tuple[str, ...]:
+        """Ask policy again, now that the version would go live; roles are no objection, the controller has none."""
+        model = await models.by_name(tx, endpoint.tenant, row.model)
+        version = await versions.find(tx, row.model_id, row.version)
+        if model is None or version is None:
+            return ("version_gone",)
+        resource = await release_resource(
+            tx, model, version, namespace=endpoint.namespace, endpoint=endpoint.name, quorum=self._quorum, now=now
+        )
+        caller = Caller(
+            subject_id=CONTROLLER,
+            subject_type="service",
+            tenant="*",
+            method="internal_jwt",
+            expires_at=now.timestamp() + _QUESTION_S,
+        )
+        try:
+            decision = await self._access.check(caller, "inference:deployment.update", resource)
+        except Unavailable:
+            return ("policy_unavailable",)
+        return tuple(reason for reason in decision.reasons if reason in RELEASE_OBJECTIONS)
 
     async def _ask(self, row: RolloutRow) -> tuple[rules.Analysis, dict[str, Any]] | None:
         if row.phase == rules.Phase.PENDING:

@@ -1,0 +1,171 @@
+"""What a release takes: people by risk class, words that are still fresh, and an open window at the last step."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from clave_common.access import Access
+from clave_common.access.decision_point import LocalDecisionPoint
+from clave_common.access.engine import EmbeddedEngine
+from clave_common.access.policy_bundle import PolicyBundle
+from clave_common.access.snapshot import Snapshot
+from registry_bench import API, Bench, policy_bundle, register
+from sqlalchemy import text
+
+pytestmark = pytest.mark.integration
+CLOSED = [{"days": [], "from_minute": 0, "to_minute": 1440}]
+
+
+class Policy:
+    """The shipped policy, whose windows a test opens and closes."""
+
+    def __init__(self) -> None:
+        self.engine = EmbeddedEngine()
+        self.snapshot: Snapshot | None = None
+
+    async def set_windows(self, windows: list[Mapping[str, Any]]) -> None:
+        shipped = policy_bundle()
+        namespaces = {name: {**rules, "windows": windows} for name, rules in shipped.data["namespaces"].items()}
+        bundle = PolicyBundle(modules=shipped.modules, data={**shipped.data, "namespaces": namespaces})
+        await self.engine.load(bundle)
+        self.snapshot = Snapshot(revision=1, issued_at=0.0, keys={}, bundle=bundle)
+
+
+POLICY = Policy()
+
+
+@pytest.fixture
+async def policy_access() -> Access:
+    await POLICY.set_windows([])
+    return Access(LocalDecisionPoint(POLICY.engine, lambda: POLICY.snapshot))
+
+
+async def submitted(bench: Bench, *, risk_class: str) -> str:
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn", "risk_class": risk_class}, expect=201)
+    card = {"intended_use": "x", "limitations": ["y"], "ethical_considerations": "z"}
+    version = (await register(bench, card=card))["version"]
+    path = f"{API}/models/churn/versions/{version}"
+    await bench.call("user:ana", "POST", f"{path}/submit", {}, expect=200)
+    return path
+
+
+async def status(bench: Bench, path: str) -> tuple[str, int]:
+    shown = (await bench.call("user:vic", "GET", path, expect=200)).json()
+    return shown["status"], shown["approvals_needed"]
+
+
+async def test_a_high_risk_model_takes_two_people_who_did_not_make_it(bench: Bench) -> None:
+    path = await submitted(bench, risk_class="high")
+    assert await status(bench, path) == ("submitted", 2)
+    await bench.call("user:bob", "POST", f"{path}/approve", {}, expect=200)
+    assert await status(bench, path) == ("submitted", 2)
+    again = await bench.call("user:bob", "POST", f"{path}/approve", {})
+    assert again.status_code == 403
+    assert "already_approved_by_subject" in again.text
+    await bench.call("service:trainer", "POST", f"{path}/approve", {}, expect=403)
+    await bench.call("user:cat", "POST", f"{path}/approve", {}, expect=200)
+    assert (await status(bench, path))[0] == "approved"
+
+
+async def test_an_approval_for_development_opens_no_way_to_production(bench: Bench) -> None:
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn", "risk_class": "limited"}, expect=201)
+    await register(bench, card={"intended_use": "x"})
+    path = f"{API}/models/churn/versions/1"
+    done = await bench.call("user:ana", "POST", f"{path}/submit", {"namespace": "Development"}, expect=200)
+    assert done.json()["status"] == "approved"
+    body = {"name": "churn", "model": "churn", "version": 1}
+    refused = await bench.call("user:eve", "POST", f"{API}/endpoints", body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "approvals_missing")
+    await bench.call("user:eve", "POST", f"{API}/endpoints", {**body, "namespace": "Development"}, expect=201)
+
+
+async def test_an_approval_that_is_no_longer_fresh_releases_nothing(bench: Bench) -> None:
+    path = await submitted(bench, risk_class="limited")
+    await bench.call("user:bob", "POST", f"{path}/approve", {}, expect=200)
+    async with bench.database.transaction() as tx:
+        await tx.session.execute(text("update registry.approvals set at = at - interval '15 days'"))
+    body = {"name": "churn", "model": "churn", "version": 1}
+    refused = await bench.call("user:eve", "POST", f"{API}/endpoints", body)
+    assert refused.json()["code"] == "approvals_missing"
+    assert "14 days" in refused.json()["detail"]
+
+
+async def test_approval_waits_for_the_parts_of_the_card_that_only_people_can_write(bench: Bench) -> None:
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn", "risk_class": "limited"}, expect=201)
+    await register(bench)
+    path = f"{API}/models/churn/versions/1"
+    await bench.call("user:ana", "POST", f"{path}/submit", {}, expect=200)
+    waits = (await bench.call("user:bob", "POST", f"{path}/approve", {}, expect=200)).json()
+    assert waits["status"] == "submitted"
+    assert "the card lacks intended_use" in waits["status_reason"]
+    await bench.call("user:ana", "PATCH", f"{path}/card", {"intended_use": "Retention offers"}, expect=200)
+    done = (await bench.call("user:cat", "POST", f"{path}/approve", {}, expect=200)).json()
+    assert done["status"] == "approved"
+
+
+async def ticked(bench: Bench, rollout_id: str, *, until: str) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            await bench.wired.operations.rollouts.advance(rollout_id)
+            answer = await bench.call("user:vic", "GET", f"{API}/rollouts/{rollout_id}", expect=200)
+            shown: dict[str, Any] = answer.json()
+            if until in {shown["state"], shown["outcome"]} or until in shown["outcome"]:
+                return shown
+
+
+async def test_a_freeze_that_begins_during_a_rollout_holds_its_promotion(bench: Bench) -> None:
+    for _ in range(2):
+        version = (await register(bench))["version"]
+        await bench.call("user:ana", "POST", f"{API}/models/churn/versions/{version}/submit", {}, expect=200)
+    body = {"name": "churn", "model": "churn", "version": 1}
+    await bench.call("user:eve", "POST", f"{API}/endpoints", body, expect=201)
+    plan = {"steps": [{"weight": 0.5, "bake_s": 0, "rows_min": 1}]}
+    started = await bench.call(
+        "user:eve", "POST", f"{API}/endpoints/churn/rollouts", {"version": 2, "plan": plan}, expect=201
+    )
+    rollout_id = started.json()["id"]
+    await POLICY.set_windows(CLOSED)
+    held = await ticked(bench, rollout_id, until="policy holds the promotion (outside_change_window)")
+    assert held["state"] == "canary"
+    frozen = await bench.call("user:eve", "POST", f"{API}/rollouts/{rollout_id}/pause", {}, expect=200)
+    assert frozen.json()["state"] == "paused"
+    resumed = await bench.call("user:eve", "POST", f"{API}/rollouts/{rollout_id}/resume", {})
+    assert resumed.status_code == 403
+    await POLICY.set_windows([])
+    await bench.call("user:eve", "POST", f"{API}/rollouts/{rollout_id}/resume", {}, expect=200)
+    assert (await ticked(bench, rollout_id, until="promoted"))["state"] == "promoted"
+
+
+async def test_a_plans_limits_roll_back_what_the_monitor_would_let_pass(bench: Bench) -> None:
+    for _ in range(2):
+        version = (await register(bench))["version"]
+        await bench.call("user:ana", "POST", f"{API}/models/churn/versions/{version}/submit", {}, expect=200)
+    await bench.call("user:eve", "POST", f"{API}/endpoints", {"name": "churn", "model": "churn", "version": 1})
+    bench.source.figures = {"challenger": {"rows": 500, "errors": 50}}
+    plan = {"steps": [{"weight": 0.5, "bake_s": 0, "rows_min": 1}], "thresholds": {"error_rate_max": 0.05}}
+    started = await bench.call(
+        "user:eve", "POST", f"{API}/endpoints/churn/rollouts", {"version": 2, "plan": plan}, expect=201
+    )
+    ended = await ticked(bench, started.json()["id"], until="rolled_back")
+    assert "error rate is 0.1, over the plan's limit 0.05" in ended["outcome"]
+
+
+async def test_one_call_says_who_answered_then_approved_by_whom_and_made_from_what(bench: Bench) -> None:
+    path = await submitted(bench, risk_class="limited")
+    await bench.call("user:bob", "POST", f"{path}/approve", {"comment": "read it"}, expect=200)
+    await bench.call(
+        "user:eve", "POST", f"{API}/endpoints", {"name": "churn", "model": "churn", "version": 1}, expect=201
+    )
+    answer = await bench.call("user:vic", "GET", f"{API}/endpoints/churn/history", expect=200)
+    moment = answer.json()["entries"][0]["since"]
+    then = await bench.call("user:vic", "GET", f"{API}/endpoints/churn/history", params={"at": moment}, expect=200)
+    (entry,) = then.json()["entries"]
+    assert (entry["model"], entry["version"], entry["by"]) == ("churn", 1, "user:eve")
+    assert (entry["approved_by"], entry["approvals"][0]["comment"]) == (["user:bob"], "read it")
+    assert (entry["datasets"][0]["digest"], entry["run_id"]) == ("a" * 64, "run_1")
+    assert entry["gates"][0]["gate"] == "auc"
+    before = await bench.call(
+        "user:vic", "GET", f"{API}/endpoints/churn/history", params={"at": "2020-01-01T00:00:00Z"}, expect=200
+    )
+    assert before.json()["entries"] == []
