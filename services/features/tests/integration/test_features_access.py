@@ -89,3 +89,27 @@ async def test_a_service_cannot_use_what_its_purpose_does_not_allow(feature_stor
     answer = await feature_store.put(f"{API}/repository", json=wrong)
     assert answer.status_code == 422
     assert "may be used for churn-prevention only, not for 'marketing'" in answer.json()["detail"]
+
+
+async def test_whoever_asks_for_masking_gets_the_row_without_what_is_withheld(governed_store):
+    admin = as_caller("user:admin")
+    await governed_store.put(f"{API}/repository", json=REPOSITORY, headers=admin)
+    csv = "id,event_ts,amount\n1,2026-10-01,5\n"
+    await governed_store.post(f"{API}/views/bills/ingest", content=csv, headers=admin)
+    masking = as_caller("service:inference", **{"x-clave-purpose": "marketing", "x-clave-on-withheld": "mask"})
+    body = {"feature_service": "s", "entities": {"id": [1]}}
+    answer = await governed_store.post(f"{API}/online/read", json=body, headers=masking)
+    assert (answer.status_code, answer.json()["values"]) == (200, [[None]]), answer.text
+    assert answer.headers["x-clave-masked"] == "bills__amount"
+    feast = {"features": ["bills:amount"], "entities": {"id": [1]}}
+    answer = await governed_store.post("/get-online-features", json=feast, headers=masking)
+    assert answer.json()["results"][1]["values"] == [None], answer.text
+
+
+async def test_rejected_rows_are_feature_values_too(governed_store):
+    admin = as_caller("user:admin")
+    await governed_store.put(f"{API}/repository", json=REPOSITORY, headers=admin)
+    path = f"{API}/views/bills/quarantine"
+    assert (await governed_store.get(path, headers=admin)).status_code == 403
+    told = as_caller("user:admin", **{"x-clave-purpose": "churn-prevention"})
+    assert (await governed_store.get(path, headers=told)).status_code == 200

@@ -39,6 +39,7 @@ def governed(
     resource_id: str | None = None,
     in_operation: bool = False,
     listing: bool = False,
+    properties: Mapping[str, Any] | None = None,
 ) -> Any:
     """Declare the action of a route, as the default of its ``caller`` parameter.
 
@@ -51,6 +52,7 @@ def governed(
             and the middleware refuses the answer if it did not.
         listing: The route lists; whoever may see some rows may ask, and the caller carries which (`Caller.sees`, for
             `clave_common.access.filters.visible_to`).
+        properties: What else the policy needs to know of the resource and every request of the route shares.
 
     Returns:
         A FastAPI dependency that gives the `Caller`, or raises Unauthenticated or PermissionDenied.
@@ -63,8 +65,10 @@ def governed(
         caller = access.caller_of(request.scope)
         if in_operation:
             return caller
-        properties = {"tenant": caller.tenant, "listing": True} if listing else {"tenant": caller.tenant}
-        await access.require(caller, action, Resource(kind, pattern.format(**request.path_params), properties))
+        known = {**(properties or {}), "tenant": caller.tenant}
+        if listing:
+            known["listing"] = True
+        await access.require(caller, action, Resource(kind, pattern.format(**request.path_params), known))
         return replace(caller, sees=tuple(await access.visible(caller, action))) if listing else caller
 
     setattr(decide, _ACTION, action)

@@ -7,6 +7,7 @@ history, too. Bodies are read whatever their content type says.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -17,11 +18,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from clave_features.api.purposes import require_features
+from clave_features.api.purposes import MASKED_HEADER, require_features
 from clave_features.api.uploads import written_table
 from clave_features.domain.definitions import FeatureRef, Repository, View
 from clave_features.domain.dtypes import Value
 from clave_features.domain.errors import TableMalformed
+from clave_features.domain.point_in_time import Status
 from clave_features.domain.times import from_us
 from clave_features.metrics import count_ingest
 from clave_features.services.catalogue import Catalogues
@@ -89,7 +91,7 @@ def feast_router(reads: OnlineReads, ingestion: Ingestion, catalogues: Catalogue
         body = await _parsed(request, OnlineFeaturesRequest)
         repository = catalogues.current.repository
         refs = _refs(body, repository)
-        await require_features(
+        masked = await require_features(
             request,
             caller,
             "features:online.read",
@@ -99,7 +101,10 @@ def feast_router(reads: OnlineReads, ingestion: Ingestion, catalogues: Catalogue
             service=body.feature_service,
         )
         columns = await reads.read_raw(refs, body.entities)
-        return Response(orjson.dumps(_answer(body, columns, catalogues)), media_type="application/json")
+        shown = [_withheld(column) if column.ref.column in masked else column for column in columns]
+        headers = {MASKED_HEADER: ",".join(masked)} if masked else None
+        content = orjson.dumps(_answer(body, shown, catalogues))
+        return Response(content, media_type="application/json", headers=headers)
 
     async def write(view: View, frame: Frame, caller: Caller) -> None:
         async with written_table(scratch, _rows(frame, view), ignore_unknown=True) as table:
@@ -137,6 +142,12 @@ def _refs(body: OnlineFeaturesRequest, repository: Repository) -> list[FeatureRe
     if not body.features:
         raise InvalidArgument("Name 'features' as view:feature, or a 'feature_service'.", field="features")
     return [FeatureRef.parse(text) for text in body.features]
+
+
+def _withheld(column: RawColumn) -> RawColumn:
+    """Empty a column, in Feast's words for a value that is not there."""
+    absent = Status.NOT_FOUND
+    return replace(column, values=[None] * len(column.values), statuses=[absent] * len(column.statuses))
 
 
 def _answer(body: OnlineFeaturesRequest, columns: Sequence[RawColumn], catalogues: Catalogues) -> dict[str, Any]:

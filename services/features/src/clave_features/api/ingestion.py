@@ -10,7 +10,9 @@ from clave_contracts import features as wire
 from clave_contracts.schema import Request as Body
 from fastapi import APIRouter, Query, Request
 
+from clave_features.api.purposes import require_features
 from clave_features.api.uploads import received_table
+from clave_features.domain.definitions import FeatureRef
 from clave_features.metrics import count_ingest
 from clave_features.services.catalogue import Catalogues
 from clave_features.services.ingestion import Ingestion, report
@@ -64,9 +66,14 @@ def ingestion_router(
         view: str,
         size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
         page_token: PageToken = None,
-        _caller: Caller = governed("features:offline.read", resource_id="views/{view}"),
+        *,
+        request: Request,
+        caller: Caller = governed("features:offline.read", in_operation=True),
     ) -> dict[str, Any]:
-        catalogues.current.repository.view(view)
+        repository = catalogues.current.repository
+        refs = [FeatureRef(view, one.name) for one in repository.view(view).features]
+        path = f"views/{view}"
+        await require_features(request, caller, "features:offline.read", path, repository, refs, service=None)
         query, limit = f"quarantine:{view}", page_size(size)
         position = decode_token(page_token, query=query) if page_token else None
         after = (int(position[0]), int(position[1])) if position else None

@@ -1,5 +1,6 @@
 """The compact online read: one row per entity, float32 as the model reads it."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -8,9 +9,10 @@ import orjson
 from clave_common.access import Caller, governed
 from clave_contracts import features as wire
 from fastapi import APIRouter, Request
+from numpy.typing import NDArray
 from starlette.responses import Response
 
-from clave_features.api.purposes import require_features
+from clave_features.api.purposes import MASKED_HEADER, require_features
 from clave_features.domain.times import from_us
 from clave_features.services.catalogue import Catalogues
 from clave_features.services.online import Found, ModelRows, OnlineReads
@@ -27,13 +29,23 @@ def online_router(reads: OnlineReads, catalogues: Catalogues) -> APIRouter:
         repository = catalogues.current.repository
         service = repository.service(body.feature_service)
         name = f"feature-services/{service.name}"
-        await require_features(
+        masked = await require_features(
             request, caller, "features:online.read", name, repository, service.features, service=service.name
         )
         rows = await reads.read(body.feature_service, body.entities)
-        return Response(render(rows), media_type="application/json")
+        if masked:
+            rows = replace(rows, values=_without(rows.values, [ref.column in masked for ref in service.features]))
+        headers = {MASKED_HEADER: ",".join(masked)} if masked else None
+        return Response(render(rows), media_type="application/json", headers=headers)
 
     return router
+
+
+def _without(values: NDArray[np.float32], masked: list[bool]) -> NDArray[np.float32]:
+    """Empty the masked columns."""
+    left = values.copy()
+    left[:, masked] = np.nan
+    return left
 
 
 def render(rows: ModelRows) -> bytes:

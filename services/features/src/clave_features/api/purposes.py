@@ -2,18 +2,23 @@
 
 A feature of a view that declares purposes is classified ``pii``: the policy wants a matching purpose. A feature
 service has stated its own when it was applied; another one, or one for single features, comes in ``x-clave-purpose``.
-Features of other views are ``internal``.
+Features of other views are ``internal``; those of a view that is gone have no classification and are withheld.
+Whoever sends ``x-clave-on-withheld: mask`` gets an online read without what is withheld instead of a refusal.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from clave_common.access import Caller, Resource
 from clave_common.access.enforcement import access_of
 from fastapi import Request
 
 from clave_features.domain.definitions import FeatureRef, Repository
+from clave_features.domain.errors import ViewNotFound
 
 PURPOSE_HEADER = "x-clave-purpose"
+WITHHELD_HEADER = "x-clave-on-withheld"
+MASKED_HEADER = "x-clave-masked"
 
 
 async def require_features(
@@ -25,7 +30,7 @@ async def require_features(
     refs: Sequence[FeatureRef],
     *,
     service: str | None,
-) -> None:
+) -> tuple[str, ...]:
     """Insist on an allow for reading these features.
 
     Args:
@@ -37,16 +42,26 @@ async def require_features(
         refs: Everything that will be read.
         service: Feature service whose purpose counts when the request states none.
 
+    Returns:
+        Columns to leave out of the answer.
+
     Raises:
         PermissionDenied: The policy said no.
     """
-    features = []
-    for ref in refs:
-        purposes = list(repository.view(ref.view).purposes)
-        kind = "pii" if purposes else "internal"
-        features.append({"name": ref.column, "classification": kind, "purposes": purposes})
+    features = [_described(ref, repository) for ref in refs]
     asked = Resource("features", resource, {"tenant": caller.tenant, "features": features})
     stated = request.headers.get(PURPOSE_HEADER)
     purpose = stated or (repository.service(service).purpose if service is not None else None)
     context = {"purpose": purpose} if purpose else {}
-    await access_of(request.app).require(caller, action, asked, **context)
+    if request.headers.get(WITHHELD_HEADER) == "mask":
+        context["on_withheld"] = "mask"
+    decision = await access_of(request.app).require(caller, action, asked, **context)
+    return decision.mask
+
+
+def _described(ref: FeatureRef, repository: Repository) -> dict[str, Any]:
+    try:
+        purposes = list(repository.view(ref.view).purposes)
+    except ViewNotFound:
+        return {"name": ref.column}
+    return {"name": ref.column, "classification": "pii" if purposes else "internal", "purposes": purposes}

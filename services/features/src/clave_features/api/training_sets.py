@@ -19,6 +19,9 @@ from clave_features.services.training_sets import TrainingSets, describe
 
 PARQUET = "application/vnd.apache.parquet"
 
+_PATH = "training-sets/{training_set_id}"
+_NOTHING_READ: dict[str, Any] = {"features": []}
+
 
 def training_sets_router(
     training_sets: TrainingSets, catalogues: Catalogues, database: Database, blobs: BlobStore
@@ -55,7 +58,7 @@ def training_sets_router(
         name: str | None = None,
         size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
         page_token: PageToken = None,
-        _caller: Caller = governed("features:offline.read", resource_type="training_set"),
+        _caller: Caller = governed("features:offline.read", resource_id="training-sets", properties=_NOTHING_READ),
     ) -> dict[str, Any]:
         query, limit = f"training-sets:{name}", page_size(size)
         position = decode_token(page_token, query=query) if page_token else None
@@ -68,14 +71,14 @@ def training_sets_router(
     @router.get("/{training_set_id}", summary="Describe a training set")
     async def get(
         training_set_id: str,
-        _caller: Caller = governed("features:offline.read", resource_id="training-sets/{training_set_id}"),
+        _caller: Caller = governed("features:offline.read", resource_id=_PATH, properties=_NOTHING_READ),
     ) -> wire.TrainingSet:
         return describe(await training_sets.get(training_set_id))
 
     @router.get("/{training_set_id}/manifest", summary="Read what a training set was made of")
     async def manifest(
         training_set_id: str,
-        _caller: Caller = governed("features:offline.read", resource_id="training-sets/{training_set_id}"),
+        _caller: Caller = governed("features:offline.read", resource_id=_PATH, properties=_NOTHING_READ),
     ) -> dict[str, Any]:
         row = await training_sets.get(training_set_id)
         return {"id": row.id, "digest": row.digest, "manifest_digest": row.manifest_digest, "manifest": row.manifest}
@@ -83,9 +86,15 @@ def training_sets_router(
     @router.get("/{training_set_id}/data", summary="Stream a training set's Parquet file")
     async def data(
         training_set_id: str,
-        _caller: Caller = governed("features:offline.read", resource_id="training-sets/{training_set_id}"),
+        request: Request,
+        caller: Caller = governed("features:offline.read", resource_id=_PATH, properties=_NOTHING_READ),
     ) -> StreamingResponse:
         row = await training_sets.get(training_set_id)
+        repository = catalogues.current.repository
+        refs = [FeatureRef(*column.split("__", 1)) for column in row.manifest["columns"]]
+        service = next((one.name for one in repository.services if one.name == row.feature_service), None)
+        path = _PATH.format(training_set_id=training_set_id)
+        await require_features(request, caller, "features:offline.read", path, repository, refs, service=service)
         headers = {"etag": f'"{row.digest}"', "content-length": str(describe(row).bytes)}
         return StreamingResponse(blobs.read(row.digest), media_type=PARQUET, headers=headers)
 

@@ -230,6 +230,7 @@ def predict_resource(endpoint: ServedEndpoint, version: str | None, governance: 
             "namespace": endpoint.namespace,
             "status": governance.status,
             "contributors": list(governance.contributors),
+            "features": [],  # none yet: stored ones are decided by the feature service, on the caller's behalf
             "card": {
                 "rate_limit_per_minute": governance.rate_limit_per_minute,
                 "allowed_namespaces": list(governance.allowed_namespaces),

@@ -133,7 +133,11 @@ class Runs:
         if pipeline is None:
             raise PipelineNotFound(pipeline_name)
         resource = _resource(
-            f"pipelines/{pipeline_name}/runs", caller, pipeline.spec.namespace, request=_wanted_resources()
+            f"pipelines/{pipeline_name}/runs",
+            caller,
+            pipeline.spec.namespace,
+            request=_wanted_resources(),
+            features=[],  # its steps read them as `features:offline.read`, where the purpose of each is judged
         )
         await self._access.require(caller, "training:run.create", resource, running_jobs=running)
         return pipeline
