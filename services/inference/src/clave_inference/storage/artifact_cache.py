@@ -16,6 +16,7 @@ from clave_common.logs import get_logger
 _log = get_logger(__name__)
 _CHUNK_BYTES: Final = 1 << 20
 _DESIRED: Final = "desired.json"
+_TABLES_FORMAT: Final = 2  # tables of another layout are made anew
 
 
 class ArtifactDamaged(Exception):
@@ -74,7 +75,7 @@ class ArtifactCache:
 
     def tables_path(self, digest: str) -> Path:
         """Name the explanation tables made from a tree file, whether or not they are there."""
-        return self._root / "tables" / f"{digest}.npz"
+        return self._root / "tables" / f"{digest}.{_TABLES_FORMAT}.npz"
 
     def verdict(self, digest: str) -> str | None:
         """Give what the check of a file said before: "" = good, text = why not, None = never checked."""
