@@ -1,6 +1,6 @@
 """What the containers of ``deploy/compose`` run: make the secrets, migrate, start one service.
 
-    python -m clave.compose init --port 47310    once, before everything: secrets, and the configurations made of them
+    python -m clave.compose init --port 47310    before everything: secrets, and the configurations made of them
     python -m clave.compose migrate              database, roles, schemas, every service's migrations
     python -m clave.compose serve registry       read the secrets into the service's variables and become it
 
@@ -13,14 +13,16 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 
+from clave.stack.certificates import Certificate, ensure_certificate
 from clave.stack.edge import CLUSTERS, Edge, Upstream, render_edge
 from clave.stack.layout import SERVICES
 from clave.stack.postgres import DATABASE, SUPERUSER, create_roles_and_schemas
-from clave.stack.secrets import ensure_secrets, read_passwords, write_secret
+from clave.stack.secrets import EDGE_KEY, ensure_secrets, read_passwords, write_secret
 
 SECRETS = Path("/run/clave")
 EDGE = Path("/run/edge")
@@ -76,7 +78,8 @@ def initialise(*, public_port: int) -> None:
     if not token.exists():
         write_secret(token, secrets.token_hex(32))
     write_secret(SECRETS / "opa" / "authz.rego", _OPA_AUTHORIZATION % token.read_text())
-    (EDGE / "envoy.yaml").write_text(edge_configuration(public_port))
+    hand_certificates_to_edge(os.environ)
+    write_secret(EDGE / "envoy.yaml", edge_configuration(public_port, os.environ))
     for folder in (SECRETS, EDGE, Path("/data/redis"), Path("/data/state")):
         _hand_over(folder)
 
@@ -96,12 +99,54 @@ def redis_configuration(password: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def edge_configuration(public_port: int) -> str:
+def hand_certificates_to_edge(asked: Mapping[str, str]) -> None:
+    """Put what the edge shows into its volume; it reads no other.
+
+    ``CLAVE_TLS=1`` asks for a generated certificate, ``CLAVE_TLS_CERT`` and ``CLAVE_TLS_KEY`` (their text, PEM) bring
+    one; ``CLAVE_MTLS=1`` makes the hops behind the edge mutual. ``CLAVE_TLS_HOSTS`` adds names, separated by commas.
+    """
+    folder = EDGE / "tls"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if asked.get("CLAVE_TLS_CERT"):
+        write_secret(folder / "public.pem", asked["CLAVE_TLS_CERT"])
+        write_secret(folder / "public.key", asked["CLAVE_TLS_KEY"])
+    elif is_on(asked, "CLAVE_TLS"):
+        made = ensure_certificate(SECRETS / "tls" / "public", "edge", hosts=public_hosts(asked))
+        _copy(made, folder, "public")
+        (folder / "public-ca.pem").write_text((made.authority or made.certificate).read_text())
+    if is_on(asked, "CLAVE_MTLS"):
+        services = SECRETS / "tls" / "services"
+        for name in (*SERVICES, "stack"):
+            ensure_certificate(services, name, hosts=(name, "localhost", "127.0.0.1"), client=True)
+        _copy(ensure_certificate(services, "edge", hosts=("edge",), client=True), folder, "inner")
+        write_secret(folder / "inner-ca.pem", (services / "ca.pem").read_text())
+
+
+def _copy(made: Certificate, folder: Path, name: str) -> None:
+    write_secret(folder / f"{name}.pem", made.certificate.read_text())
+    write_secret(folder / f"{name}.key", made.key.read_text())
+
+
+def is_on(asked: Mapping[str, str], name: str) -> bool:
+    """Read a switch of the environment."""
+    return asked.get(name, "").lower() in {"1", "true", "yes"}
+
+
+def public_hosts(asked: Mapping[str, str]) -> tuple[str, ...]:
+    """Names under which callers know the edge."""
+    named = [host.strip() for host in asked.get("CLAVE_TLS_HOSTS", "").split(",")]
+    return ("localhost", "127.0.0.1", "edge", *filter(None, named))
+
+
+def edge_configuration(public_port: int, asked: Mapping[str, str]) -> str:
     """Render Envoy's configuration for the containers' names; `public_port` is what callers put into Host."""
     ports = {**PORTS, "inference_grpc": GRPC_PORT}
     upstreams = {name: Upstream(host=name.removesuffix("_grpc"), port=ports[name]) for name in CLUSTERS}
-    hosts = ("127.0.0.1", "localhost")
-    domains = (*(f"{host}:{public_port}" for host in hosts), *hosts, "edge")
+    hosts = public_hosts(asked)
+    domains = (*(f"{host}:{public_port}" for host in hosts), *hosts)
+    tls = EDGE / "tls"
+    public = Certificate(tls / "public.pem", tls / "public.key", None)
+    inner = Certificate(tls / "inner.pem", tls / "inner.key", tls / "inner-ca.pem")
     return render_edge(
         Edge(
             listen_host="0.0.0.0",  # noqa: S104 - inside the container; the host publishes it on loopback
@@ -109,6 +154,9 @@ def edge_configuration(public_port: int) -> str:
             domains=domains,
             admin_socket="/tmp/envoy-admin.sock",  # noqa: S108 - the container's own tmpfs
             upstreams=upstreams,
+            proof=(SECRETS / EDGE_KEY).read_text().strip(),
+            certificate=public if asked.get("CLAVE_TLS_CERT") or is_on(asked, "CLAVE_TLS") else None,
+            inner_certificate=inner if is_on(asked, "CLAVE_MTLS") else None,
         )
     )
 
@@ -154,6 +202,8 @@ def environment(service: str) -> dict[str, str]:
         "ADMIN_KEY_FILE": str(SECRETS / "admin" / "admin.key"),
         "OPA_TOKEN_FILE": str(SECRETS / "opa" / "token"),
     }
+    if is_on(os.environ, "CLAVE_MTLS"):
+        own["TLS_DIR"] = str(SECRETS / "tls" / "services")
     return {**os.environ, **{prefix + name: value for name, value in own.items()}}
 
 

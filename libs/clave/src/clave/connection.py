@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ class Connection:
         grpc: ``host:port`` of gRPC.
         api_key: The caller's key.
         key_file: File the key came from, None when it came from elsewhere.
+        ca_file: Authorities to trust for an https address; None for the system's.
     """
 
     url: str
     grpc: str
     api_key: str
     key_file: Path | None = None
+    ca_file: Path | None = None
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """How to judge the certificate of an https address."""
+        return ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
 
 
 def default_data_dir() -> Path:
@@ -40,18 +48,30 @@ def write_connection(layout: Layout, content: dict[str, Any]) -> None:
     draft.replace(layout.connection)
 
 
-def find_connection(*, data_dir: Path | None = None, url: str | None = None, api_key: str | None = None) -> Connection:
+def find_connection(
+    *,
+    data_dir: Path | None = None,
+    url: str | None = None,
+    api_key: str | None = None,
+    ca_file: Path | None = None,
+) -> Connection:
     """Find the stack: explicit values first, then ``CLAVE_URL``, then the data directory.
 
     Args:
         data_dir: Data directory of a local stack; the default one when None.
         url: Base address given by the user.
         api_key: Key given by the user.
+        ca_file: Authorities given by the user; ``CLAVE_CA_FILE``, then what the local stack names, when None.
 
     Raises:
         EnvironmentFailure: An address without a key.
         NotRunning: The data directory holds no running stack.
     """
+    authorities = ca_file or (Path(os.environ["CLAVE_CA_FILE"]) if os.environ.get("CLAVE_CA_FILE") else None)
+    if authorities is not None and not authorities.is_file():
+        raise EnvironmentFailure(
+            f"There is no file {authorities}.", remedy="Name the authority's PEM in CLAVE_CA_FILE."
+        )
     key = api_key or os.environ.get("CLAVE_API_KEY")
     address = url or (None if data_dir else os.environ.get("CLAVE_URL"))
     if address:
@@ -60,7 +80,7 @@ def find_connection(*, data_dir: Path | None = None, url: str | None = None, api
                 f"No API key for {address}.",
                 remedy="Set CLAVE_API_KEY, or give --api-key (it shows in the process list).",
             )
-        return Connection(url=address.rstrip("/"), grpc=urlsplit(address).netloc, api_key=key)
+        return Connection(url=address.rstrip("/"), grpc=urlsplit(address).netloc, api_key=key, ca_file=authorities)
     layout = Layout.at(data_dir or default_data_dir())
     try:
         known = json.loads(layout.connection.read_text())
@@ -75,4 +95,5 @@ def find_connection(*, data_dir: Path | None = None, url: str | None = None, api
         grpc=known["grpc"],
         api_key=key or key_file.read_text().strip(),
         key_file=None if key else key_file,
+        ca_file=authorities or (Path(known["ca_file"]) if "ca_file" in known else None),
     )

@@ -18,7 +18,7 @@ def test_every_secret_is_readable_by_its_owner_only(folder):
     ensure_secrets(folder, SERVICES)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     names = {path.name for path in folder.iterdir()}
-    assert names == {"pepper", "gateway.pem", "registry.pem", "services.jwks.json", "passwords.json"}
+    assert names == {"pepper", "edge.key", "gateway.pem", "registry.pem", "services.jwks.json", "passwords.json"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 

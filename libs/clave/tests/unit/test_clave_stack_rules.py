@@ -100,7 +100,7 @@ class TestEdge:
     def rendered(self):
         upstreams = {name: edge.Upstream("127.0.0.1", 47321) for name in edge.CLUSTERS}
         return yaml.safe_load(
-            edge.render_edge(edge.Edge("127.0.0.1", 47310, edge.LOCAL_DOMAINS, "/run/admin.sock", upstreams))
+            edge.render_edge(edge.Edge("127.0.0.1", 47310, edge.LOCAL_DOMAINS, "/run/admin.sock", upstreams, "proof"))
         )
 
     def routes(self):
@@ -137,14 +137,14 @@ class TestEdge:
 
     def test_names_are_resolved_and_addresses_are_not(self):
         upstreams = {name: edge.Upstream("registry", 1) for name in edge.CLUSTERS}
-        text = edge.render_edge(edge.Edge("0.0.0.0", 1, ("*",), "/a", upstreams))
+        text = edge.render_edge(edge.Edge("0.0.0.0", 1, ("*",), "/a", upstreams, "proof"))
         clusters = yaml.safe_load(text)["static_resources"]["clusters"]
         assert {cluster["type"] for cluster in clusters} == {"STRICT_DNS"}
         assert {cluster["type"] for cluster in self.rendered()["static_resources"]["clusters"]} == {"STATIC"}
 
     def test_a_missing_upstream_is_refused(self):
         with pytest.raises(EnvironmentFailure, match="registry"):
-            edge.render_edge(edge.Edge("0.0.0.0", 1, ("*",), "/a", {}))
+            edge.render_edge(edge.Edge("0.0.0.0", 1, ("*",), "/a", {}, "proof"))
 
     @pytest.mark.parametrize("text", ["registry", "registry=host", "nobody=host:1", "registry=:1"])
     def test_a_malformed_upstream_is_refused(self, text):

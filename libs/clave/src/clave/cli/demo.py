@@ -84,7 +84,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _bring_up(timeline: "Timeline", data_dir: Path | None, port: int | None) -> "tuple[Layout, bool]":
     """Start a stack, or find one; say whether it is ours to stop."""
-    from clave.connection import default_data_dir  # noqa: PLC0415
+    from clave.connection import default_data_dir, find_connection  # noqa: PLC0415
     from clave.stack import lifecycle, processes  # noqa: PLC0415
     from clave.stack.layout import Layout  # noqa: PLC0415
 
@@ -103,7 +103,7 @@ def _bring_up(timeline: "Timeline", data_dir: Path | None, port: int | None) -> 
     started = lifecycle.start(layout, port=port, timeout_s=_START_TIMEOUT_S, tell=timeline.line)
     timeline.mark("stack_ready")
     verb = "runs already" if started.already_running else f"is ready after {started.seconds:.1f} s"
-    timeline.line(f"the stack {verb} at http://127.0.0.1:{started.ports.public}", seconds=round(started.seconds, 2))
+    timeline.line(f"the stack {verb} at {find_connection(data_dir=layout.root).url}", seconds=round(started.seconds, 2))
     return layout, not running
 
 

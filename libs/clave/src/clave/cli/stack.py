@@ -28,8 +28,9 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=_GROUP)(logs)
     app.command(rich_help_panel=_GROUP)(doctor)
     app.command(rich_help_panel=_GROUP)(restart)
-    edge = typer.Typer(no_args_is_help=True, help="The edge's configuration.")
+    edge = typer.Typer(no_args_is_help=True, help="The edge: Envoy's configuration and its hot restart.")
     edge.command("render")(edge_render)
+    edge.command("reload")(edge_reload)
     app.add_typer(edge, name="edge", rich_help_panel=_GROUP)
 
 
@@ -45,13 +46,39 @@ def up(
             show_default=False,
         ),
     ] = None,
+    tls: Annotated[
+        bool | None,
+        typer.Option(
+            "--tls/--no-tls",
+            envvar="CLAVE_TLS",
+            help="TLS on the public port, with a generated certificate.",
+            show_default="as at the last start",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="CLAVE_TLS_CERT", help="Your own certificate chain (PEM).", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="CLAVE_TLS_KEY", help="Its private key (PEM).", show_default=False)
+    ] = None,
+    mtls: Annotated[
+        bool | None,
+        typer.Option(
+            "--mtls/--no-mtls",
+            envvar="CLAVE_MTLS",
+            help="Mutual TLS between the edge and the services, and among these.",
+            show_default="as at the last start",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until everything must be healthy.")] = 180.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start the local stack: Postgres, Valkey, Envoy, six services and a worker."""
-    from clave.stack import doctor as checks  # noqa: PLC0415 - only this command needs the stack's machinery
+    from clave.connection import find_connection  # noqa: PLC0415 - only this command needs the stack's machinery
+    from clave.stack import doctor as checks  # noqa: PLC0415
     from clave.stack import lifecycle  # noqa: PLC0415
+    from clave.stack.options import read_options  # noqa: PLC0415
 
     layout = _layout(data_dir)
     say(f"data directory {layout.root}")
@@ -60,8 +87,9 @@ def up(
             raise EnvironmentFailure(f"{finding.check}: {finding.detail}.", remedy=finding.remedy)
         if finding.verdict == "warning" and finding.check != "processes":
             say(f"warning: {finding.check}: {finding.detail}. {finding.remedy}")
-    started = lifecycle.start(layout, port=port, timeout_s=timeout, tell=say)
-    url = f"http://127.0.0.1:{started.ports.public}"
+    options = read_options(layout).changed(tls=tls, tls_cert=tls_cert, tls_key=tls_key, mutual_tls=mtls)
+    started = lifecycle.start(layout, port=port, timeout_s=timeout, tell=say, options=options)
+    url = find_connection(data_dir=layout.root).url
     if output is Output.JSON:
         show_json({"url": url, "already_running": started.already_running, "connection": str(layout.connection)})
     if started.already_running:
@@ -235,19 +263,40 @@ def restart(
     say(f"{process} is healthy again after {time.monotonic() - began:.1f} s")
 
 
+def edge_reload(*, data_dir: DataDir = None) -> None:
+    """Restart the edge hot, with renewed certificates: requests in flight are finished, none is refused."""
+    from clave.stack import lifecycle, local_edge  # noqa: PLC0415
+    from clave.stack.options import read_options  # noqa: PLC0415
+
+    layout = _layout(data_dir)
+    began = time.monotonic()
+    supervisor, _, ports = lifecycle.open_running(layout)
+    local_edge.reload_edge(layout, supervisor, ports, read_options(layout))
+    say(f"the edge's next process serves after {time.monotonic() - began:.1f} s; the old one ends by itself")
+
+
 def edge_render(
     *,
     upstream: Annotated[list[str], typer.Option(help="NAME=HOST:PORT for each service and for inference_grpc.")],
+    proof_file: Annotated[Path, typer.Option(help="The services' edge.key: proves that a request came this way.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT to listen on.")] = "0.0.0.0:47310",
     domain: Annotated[list[str] | None, typer.Option(help="Accepted Host values; repeat it, or '*'.")] = None,
     admin_socket: Annotated[str, typer.Option(help="Path of Envoy's administration socket.")] = "/tmp/envoy-admin.sock",  # noqa: S108
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain of the public port.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
 ) -> None:
-    """Print Envoy's configuration, for Compose or another place."""
+    """Print Envoy's configuration for another place; it holds the edge's secret."""
     from clave.stack import edge  # noqa: PLC0415
+    from clave.stack.certificates import Certificate  # noqa: PLC0415
 
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise Failure(f"{listen!r} is not HOST:PORT.")
+    if (tls_cert is None) != (tls_key is None):
+        raise Failure("--tls-cert and --tls-key belong together.")
+    if not proof_file.is_file():
+        raise EnvironmentFailure(f"There is no file {proof_file}.", remedy="It is edge.key in the secrets' folder.")
+    certificate = None if tls_cert is None or tls_key is None else Certificate(tls_cert, tls_key, authority=None)
     sys.stdout.write(
         edge.render_edge(
             edge.Edge(
@@ -256,6 +305,8 @@ def edge_render(
                 domains=tuple(domain or edge.LOCAL_DOMAINS),
                 admin_socket=admin_socket,
                 upstreams=dict(edge.parse_upstream(text) for text in upstream),
+                proof=proof_file.read_text().strip(),
+                certificate=certificate,
             )
         )
     )

@@ -2,12 +2,16 @@
 
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from clave_contracts.inference import InferTensor
 from clave_contracts.inference_grpc import open_inference_pb2 as messages
 from clave_contracts.inference_grpc import open_inference_pb2_grpc as stubs
 
 from clave.connection import Connection
+
+if TYPE_CHECKING:
+    import grpc
 
 _TIMEOUT_S = 15.0
 
@@ -29,12 +33,10 @@ class GrpcAnswer:
 
 async def infer_over_grpc(connection: Connection, *, model: str, tensor: InferTensor) -> GrpcAnswer:
     """Send one tensor of float32 and parse the answer, whose outputs come raw or typed."""
-    import grpc  # noqa: PLC0415 - only the demo speaks gRPC
-
     request = messages.ModelInferRequest(model_name=model)
     sent = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     sent.contents.fp32_contents.extend(float("nan") if value is None else float(value) for value in tensor.data)
-    async with grpc.aio.insecure_channel(connection.grpc) as channel:
+    async with _channel(connection) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code
         answer = await stub.ModelInfer(
             request, metadata=(("authorization", f"Bearer {connection.api_key}"),), timeout=_TIMEOUT_S
@@ -44,6 +46,15 @@ async def infer_over_grpc(connection: Connection, *, model: str, tensor: InferTe
         outputs={output.name: list(output.shape) for output in answer.outputs},
         scores=_scores(answer),
     )
+
+
+def _channel(connection: Connection) -> "grpc.aio.Channel":
+    import grpc  # noqa: PLC0415 - only the demo speaks gRPC
+
+    if not connection.url.startswith("https:"):
+        return grpc.aio.insecure_channel(connection.grpc)
+    authorities = None if connection.ca_file is None else connection.ca_file.read_bytes()
+    return grpc.aio.secure_channel(connection.grpc, grpc.ssl_channel_credentials(root_certificates=authorities))
 
 
 def _scores(answer: "messages.ModelInferResponse") -> list[float]:

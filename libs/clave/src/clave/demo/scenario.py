@@ -49,7 +49,7 @@ async def close_the_loop(timeline: Timeline, *, admin: AsyncClient, plan: Plan, 
     key = await serving.create_application_key(stage)
     write_secret(key_file, key.key)
     connection = serving.application_connection(stage, key)
-    async with AsyncClient(connection.url, connection.api_key) as client:
+    async with AsyncClient(connection.url, connection.api_key, ca_file=connection.ca_file) as client:
         application = Application(
             client, endpoint=stage.pipeline.endpoint, feature_service=stage.pipeline.feature_service
         )

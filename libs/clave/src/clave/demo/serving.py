@@ -1,6 +1,7 @@
 """Deploy: an application with a key of its own asks for predictions, over REST and gRPC."""
 
 import time
+from dataclasses import replace
 
 from clave_contracts.gateway import KeyCreate, NewKey
 from clave_contracts.inference import InferAnswer
@@ -114,4 +115,4 @@ def scores_of(answer: InferAnswer) -> list[float]:
 def application_connection(stage: Stage, key: NewKey) -> Connection:
     """The same stack, spoken to with the application's key."""
     connection = stage.admin.connection
-    return Connection(url=connection.url, grpc=connection.grpc, api_key=key.key)
+    return replace(connection, api_key=key.key, key_file=None)

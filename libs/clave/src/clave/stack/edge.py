@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from clave.failures import EnvironmentFailure
+from clave.stack.certificates import Certificate
 from clave.stack.layout import SERVICES
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -44,6 +45,9 @@ class Edge:
         domains: Accepted Host values without port; ``*`` accepts every one.
         admin_socket: Path of the administration socket.
         upstreams: Where each cluster of `CLUSTERS` is.
+        proof: The secret that tells services that a request came through the edge.
+        certificate: What the public port shows; None for a port without TLS.
+        inner_certificate: What the edge shows to services; None where they speak without TLS.
     """
 
     listen_host: str
@@ -51,6 +55,9 @@ class Edge:
     domains: tuple[str, ...]
     admin_socket: str
     upstreams: dict[str, Upstream]
+    proof: str
+    certificate: Certificate | None = None
+    inner_certificate: Certificate | None = None
 
 
 def render_edge(edge: Edge) -> str:
@@ -78,7 +85,15 @@ def render_edge(edge: Edge) -> str:
         upstreams={name: edge.upstreams[name] for name in CLUSTERS},
         body_bytes_max=BODY_BYTES_MAX,
         keep_escaped_slashes=False,
+        proof=edge.proof,
+        public_certificate=edge.certificate,
+        inner_certificate=edge.inner_certificate,
     )
+
+
+def as_domain(name: str) -> str:
+    """Write a name or an address as it stands in a Host header."""
+    return f"[{name}]" if ":" in name else name
 
 
 def parse_upstream(text: str) -> tuple[str, Upstream]:

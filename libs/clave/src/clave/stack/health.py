@@ -3,11 +3,13 @@
 import http.client
 import json
 import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clave.stack import postgres
 from clave.stack.layout import Layout
+from clave.stack.options import read_options
 from clave.stack.ports import PortPlan
 from clave.stack.secrets import Passwords
 
@@ -41,10 +43,12 @@ def check(name: str, layout: Layout, ports: PortPlan, passwords: Passwords) -> H
         return Health(ready=accepting, waits_for="" if accepting else "its own start")
     if name == "valkey":
         return _check_valkey(layout, passwords.valkey)
+    options = read_options(layout)
     if name == "edge":
-        return check_http(ports.public, "/healthz")
+        return check_http(ports.public, "/healthz", tls=_own_listener() if options.tls else None)
     if name in ports.services:
-        return check_http(ports.services[name], "/v2/health/ready")
+        tls = _member(layout) if options.mutual_tls else None
+        return check_http(ports.services[name], "/v2/health/ready", tls=tls)
     return Health(ready=True)
 
 
@@ -55,9 +59,29 @@ def check_all(names: list[str], layout: Layout, ports: PortPlan, passwords: Pass
         return dict(zip(names, answers, strict=True))
 
 
-def check_http(port: int, path: str) -> Health:
+def _own_listener() -> ssl.SSLContext:
+    """Speak TLS to our own port without judging its certificate: it may be for any name, and we tell nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _member(layout: Layout) -> ssl.SSLContext:
+    """Speak to services as one of the stack."""
+    folder = layout.tls / "services"
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "stack.pem", folder / "stack.key")
+    return context
+
+
+def check_http(port: int, path: str, *, tls: ssl.SSLContext | None = None) -> Health:
     """Ask a readiness route on loopback."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    connection: http.client.HTTPConnection
+    if tls is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    else:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=_TIMEOUT_S, context=tls)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -26,7 +26,7 @@ from clave.failures import EnvironmentFailure
 SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
 SOCKET_PATH_BYTES_MAX = 107
 # The longest socket name that is put into the socket folder.
-_LONGEST_SOCKET_NAME = "pg/.s.PGSQL.5432.lock"
+_LONGEST_SOCKET_NAME = "envoy_udp_parent_4294967295"
 _PRIVATE = 0o700
 _TRAVERSABLE = 0o711
 
@@ -60,6 +60,21 @@ class Layout:
     def secrets(self) -> Path:
         """Folder of the generated secrets, 0700."""
         return self.root / "secrets"
+
+    @property
+    def tls(self) -> Path:
+        """Folder of generated certificates and their keys."""
+        return self.secrets / "tls"
+
+    @property
+    def options(self) -> Path:
+        """How the stack was asked to run."""
+        return self.run / "options.json"
+
+    @property
+    def edge_configuration(self) -> Path:
+        """Envoy's configuration; it holds the edge's secret, so it is 0600."""
+        return self.run / "envoy.yaml"
 
     @property
     def admin_key(self) -> Path:

@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 
-from clave.connection import write_connection
 from clave.failures import EnvironmentFailure, NotRunning, StartFailed, TimedOut
-from clave.stack import edge, health, postgres, processes
+from clave.stack import health, local_edge, postgres, processes
 from clave.stack.layout import SERVICES, Layout
+from clave.stack.options import StackOptions, read_options, record_options
 from clave.stack.ports import PortPlan, plan_ports, read_ports, record_ports
 from clave.stack.programs import (
     infrastructure,
@@ -27,10 +26,11 @@ from clave.stack.programs import (
     service_programs,
     write_valkey_configuration,
 )
-from clave.stack.secrets import Passwords, ensure_secrets, read_passwords, write_secret
+from clave.stack.secrets import Passwords, ensure_secrets, read_passwords
 from clave.stack.supervisor import Supervisor, launch, write_configuration
 
 Tell = Callable[[str], None]
+Running = tuple[Supervisor, Passwords, PortPlan]
 _POLL_S = 0.1
 _BACKOFF_S_MAX = 12.0
 _INFRASTRUCTURE_TIMEOUT_S = 60.0
@@ -55,7 +55,13 @@ class Started:
 
 
 def start(
-    layout: Layout, *, port: int | None, timeout_s: float, tell: Tell, services: tuple[str, ...] = SERVICES
+    layout: Layout,
+    *,
+    port: int | None,
+    timeout_s: float,
+    tell: Tell,
+    services: tuple[str, ...] = SERVICES,
+    options: StackOptions | None = None,
 ) -> Started:
     """Bring the stack up, or find it up.
 
@@ -65,6 +71,7 @@ def start(
         timeout_s: Seconds until the services must be healthy.
         tell: Told each step in one line.
         services: Which services to run.
+        options: How to run; as at the last start when None.
 
     Raises:
         EnvironmentFailure: This machine is in the way.
@@ -75,10 +82,13 @@ def start(
     layout.create()
     with _alone(layout):
         running = _running(layout)
+        options = options or read_options(layout)
         if running is not None and not _is_half_started(running[0]):
-            return _join(layout, running, port=port, services=services, timeout_s=timeout_s, began=began)
+            _adopt(layout, running, options, port=port, tell=tell)
+            return _join(layout, running, services=services, timeout_s=timeout_s, began=began)
         _clear_leftovers(layout, tell)
         passwords = ensure_secrets(layout.secrets, services)
+        record_options(layout, options)
         ports = _choose_ports(layout, port, services, tell)
         supervisor = _start_infrastructure(layout, passwords, ports, services, tell)
         try:
@@ -88,28 +98,33 @@ def start(
             # Half a stack would answer some requests and not others; the logs stay for whoever looks.
             _stop(layout, supervisor)
             raise
-        _connect(layout, ports, services)
+        local_edge.connect(layout, ports, services)
     return Started(already_running=False, ports=ports, seconds=time.monotonic() - began)
 
 
-def _join(
-    layout: Layout,
-    running: tuple[Supervisor, Passwords, PortPlan],
-    *,
-    port: int | None,
-    services: tuple[str, ...],
-    timeout_s: float,
-    began: float,
-) -> Started:
-    """Find the stack up: wait until it is healthy, change nothing."""
-    supervisor, passwords, ports = running
+def _adopt(layout: Layout, running: Running, options: StackOptions, *, port: int | None, tell: Tell) -> None:
+    """Bring the edge of a running stack to new options; what needs another start is refused."""
+    supervisor, _, ports = running
     if port is not None and port != ports.public:
         raise EnvironmentFailure(
             f"The stack of {layout.root} already runs on port {ports.public}.",
             remedy=f"Use it there, or `clave down` first and `clave up --port {port}` then.",
         )
+    before = read_options(layout)
+    if options.mutual_tls != before.mutual_tls:
+        raise EnvironmentFailure(
+            "Services begin or end mutual TLS only together.", remedy="`clave down` first, then `clave up` again."
+        )
+    if options != before:
+        local_edge.reload_edge(layout, supervisor, ports, options)
+        tell("the edge restarted hot with the new options")
+
+
+def _join(layout: Layout, running: Running, *, services: tuple[str, ...], timeout_s: float, began: float) -> Started:
+    """Find the stack up: wait until it is healthy."""
+    supervisor, passwords, ports = running
     _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
-    _connect(layout, ports, services)
+    local_edge.connect(layout, ports, services)
     return Started(already_running=True, ports=ports, seconds=time.monotonic() - began)
 
 
@@ -157,7 +172,7 @@ def restart(layout: Layout, name: str, *, timeout_s: float) -> None:
     _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
 
 
-def open_running(layout: Layout) -> tuple[Supervisor, Passwords, PortPlan]:
+def open_running(layout: Layout) -> Running:
     """Speak to the supervisor of a running stack.
 
     Raises:
@@ -169,7 +184,7 @@ def open_running(layout: Layout) -> tuple[Supervisor, Passwords, PortPlan]:
     return running
 
 
-def _running(layout: Layout) -> tuple[Supervisor, Passwords, PortPlan] | None:
+def _running(layout: Layout) -> Running | None:
     ports = read_ports(layout.run / "ports.json")
     try:
         passwords = read_passwords(layout.secrets)
@@ -218,7 +233,7 @@ def _start_infrastructure(
     if postgres.initialise(layout, run_as, superuser_password=passwords.postgres):
         tell("made the Postgres cluster")
     write_valkey_configuration(layout, passwords)
-    write_secret(layout.run / "envoy.yaml", _render_local_edge(layout, ports))
+    local_edge.write_edge(layout, ports, read_options(layout))
     programs = [*infrastructure(layout, run_as), *service_programs(layout, services, ports, passwords)]
     first = frozenset(program.name for program in programs if not program.group)
     write_configuration(layout, programs, passwords, started=first)
@@ -234,23 +249,6 @@ def _start_infrastructure(
     # From here on a supervisor that is restarted by its keeper starts the services as well.
     write_configuration(layout, programs, passwords, started=frozenset(program.name for program in programs))
     return supervisor
-
-
-def _render_local_edge(layout: Layout, ports: PortPlan) -> str:
-    upstreams = {
-        # A stack of fewer services still has every route; those answer 503.
-        name: edge.Upstream(host="127.0.0.1", port=ports.services.get(name.replace("_grpc", ".grpc"), 1))
-        for name in edge.CLUSTERS
-    }
-    return edge.render_edge(
-        edge.Edge(
-            listen_host="127.0.0.1",
-            listen_port=ports.public,
-            domains=edge.LOCAL_DOMAINS,
-            admin_socket=str(layout.edge_admin_socket),
-            upstreams=upstreams,
-        )
-    )
 
 
 def _start_services(
@@ -357,25 +355,6 @@ def tail(layout: Layout, program: str, lines: int = _LOG_LINES) -> list[str]:
         return layout.log(program).read_text(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
-
-
-def _connect(layout: Layout, ports: PortPlan, services: tuple[str, ...]) -> None:
-    addresses: dict[str, dict[str, str]] = {}
-    for service in services:
-        http = f"http://127.0.0.1:{ports.services[service]}"
-        addresses[service] = {"http": http, "metrics": f"{http}/metrics"}
-        if f"{service}.grpc" in ports.services:
-            addresses[service]["grpc"] = f"127.0.0.1:{ports.services[f'{service}.grpc']}"
-    write_connection(
-        layout,
-        {
-            "url": f"http://127.0.0.1:{ports.public}",
-            "grpc": f"127.0.0.1:{ports.public}",
-            "admin_key_file": str(layout.admin_key),
-            "services": addresses,
-            "version": version("clave"),
-        },
-    )
 
 
 def _stop(layout: Layout, supervisor: Supervisor | None) -> None:

