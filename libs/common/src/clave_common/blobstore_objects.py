@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 import obstore
@@ -30,8 +30,13 @@ from clave_common.blobstore import (
 )
 from clave_common.errors import Unavailable
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 # Parts of an upload that are on their way to the store at once; each holds 5 to 10 MiB.
 _PARTS_AT_ONCE = 3
+# A caller would rather hear that the store is away than wait three minutes for it, the library's own patience.
+_RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 _READ_BYTES = 4 * CHUNK_BYTES
 
 
@@ -40,7 +45,7 @@ class ObjectBlobStore:
 
     def __init__(self, url: str) -> None:
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        self._store = from_url(url, client_options={"allow_http": plain})
+        self._store = from_url(url, client_options={"allow_http": plain}, retry_config=_RETRIES)
 
     async def put(
         self, chunks: AsyncIterator[bytes], *, digest: str | None = None, size_max: int | None = None

@@ -1,0 +1,1 @@
+"""The registry beside a real MLflow server, on one Postgres, in one run."""
