@@ -30,7 +30,7 @@ from clave_inference.metrics import Gauges, PredictionMetrics
 from clave_inference.rpc import ProtocolServer
 from clave_inference.runtime.batcher import Batcher
 from clave_inference.runtime.row_ledger import RowLedger
-from clave_inference.services.admissions import Admissions
+from clave_inference.services.admissions import Admissions, SharedLimits
 from clave_inference.services.deploy import Deployment
 from clave_inference.services.describe import Describe
 from clave_inference.services.explain import Explanations
@@ -40,6 +40,7 @@ from clave_inference.services.prediction_log import PredictionLog, PredictionStr
 from clave_inference.services.registry_watch import RegistryOverHttp, RegistryWatch
 from clave_inference.settings import Settings
 from clave_inference.storage.artifact_cache import ArtifactCache
+from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool
 
 SERVICE = "inference"
@@ -124,6 +125,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
     log = PredictionLog(
         stream=PredictionStream(redis, entries_max=settings.stream_entries_max),
         spool=Spool(settings.data_dir / "spool" / f"predictions-{worker}.log", bytes_max=settings.spool_bytes_max),
+        journal=Journal(settings.data_dir / "spool" / f"predictions-{worker}.journal"),
         metrics=metrics,
         flush_after_s=settings.log_flush_s,
         buffered_max=settings.log_buffered_max,
@@ -133,6 +135,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         access=kit.access,
         ledger=RowLedger(redis, processes=settings.workers * settings.replicas),
         table=lambda: deployment.table,
+        limits=SharedLimits(settings.key_rows_per_minute, settings.model_rows_per_minute),
     )
     deployment.on_switch = admissions.forget
     features = OnlineFeatures(

@@ -64,13 +64,19 @@ def rendered(reply: Reply) -> tuple[int, Headers, bytes]:
     """Give status, headers (without the length) and body of a REST reply."""
     if reply.error is not None:
         return rendered_error(reply.error)
+    limits = _pairs(reply.limit_headers)
     if reply.json_length is None:
-        return 200, [(b"content-type", JSON)], reply.body
-    return (
-        200,
-        [(b"content-type", OCTETS), (b"inference-header-content-length", b"%d" % reply.json_length)],
-        reply.body,
-    )
+        return 200, [(b"content-type", JSON), *limits], reply.body
+    length = (b"inference-header-content-length", b"%d" % reply.json_length)
+    return 200, [(b"content-type", OCTETS), length, *limits], reply.body
+
+
+def _pairs(lines: bytes) -> Headers:
+    pairs: Headers = []
+    for line in lines.split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b": ")
+        pairs.append((name, value))
+    return pairs
 
 
 def rendered_error(error: ClaveError, *, status: int | None = None) -> tuple[int, Headers, bytes]:
@@ -83,9 +89,10 @@ def rendered_error(error: ClaveError, *, status: int | None = None) -> tuple[int
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
     if error.code == "rate_limited":
         per_minute, burst = error.facts["per_minute"], error.facts["burst"]
+        name = str(error.facts["limit"]).encode()
         headers += [
-            (b"ratelimit-policy", b'"rows";q=%d;w=60' % round(per_minute)),
-            (b"ratelimit", b'"rows";r=0;t=%d' % max(1, round(error.retry_after_s or 1))),
+            (b"ratelimit-policy", b'"%b";q=%d;w=60' % (name, round(per_minute))),
+            (b"ratelimit", b'"%b";r=0;t=%d' % (name, max(1, round(error.retry_after_s or 1)))),
             (b"x-ratelimit-burst", b"%d" % round(burst)),
         ]
     if error.kind is Kind.UNAUTHENTICATED:
@@ -101,7 +108,7 @@ def rendered_for_bridge(reply: Reply) -> tuple[int, Headers, bytes]:
     """
     error = reply.error
     if error is None:
-        return 200, [(b"content-type", PROTOBUF)], reply.body
+        return 200, [(b"content-type", PROTOBUF), *_pairs(reply.limit_headers)], reply.body
     status = PROTOCOL_INVALID_STATUS if error.kind is Kind.INVALID_ARGUMENT else HTTP_STATUS[error.kind]
     code = _GRPC_CODES[GRPC_STATUS[error.kind]]
     # gRPC's own encoding of messages: UTF-8, percent-encoded outside of printable ASCII.

@@ -5,6 +5,10 @@ The lane takes complete, ordinary requests only: POST to an infer route, HTTP/1.
 Expect, upgrades, pipelining behind a request in flight, a client that does not read its answers) goes uvicorn's
 ordinary way to `hot_route`, which hands it to the same operation.
 
+Clients that keep a connection send the same head again and again, byte for byte. What the parser made of a head is
+remembered (`Plan`); a request that arrives in one piece behind a head seen before skips the parser, which may be done
+because the parser stands between two messages and a head's meaning depends on its bytes alone.
+
 A request in the lane stands in uvicorn's books as a cycle of its own, so pipelining, keep-alive, graceful shutdown and
 disconnects work as uvicorn does them. The names used of uvicorn's class are private; `require_known_uvicorn` refuses to
 start on a release that this file was not checked against.
@@ -21,18 +25,23 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.hot_route import credential_from, grpc_deadline
-from clave_inference.http_answers import BRIDGE_PATH, infer_target, rendered, rendered_for_bridge
+from clave_inference.http_answers import BRIDGE_PATH, JSON, PROTOBUF, infer_target, rendered, rendered_for_bridge
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call, Reply
 from clave_inference.services.predict import Predictions
 
 LANE_BYTES_MAX: Final = 256 * 1024
 LINGER_S: Final = 0.5
+_TIMER_STEP_S: Final = 0.01
 KNOWN_UVICORN: Final = "0.54."
 _TARGETS_MAX: Final = 1_000
+_PLANS_MAX: Final = 4_096
+_PLAN_BYTES_MAX: Final = 2_048
+_HEAD_END: Final = b"\r\n\r\n"
+_ONE_OF_A_KIND: Final = frozenset({b"traceparent", b"x-request-id", b"grpc-timeout"})
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _SINGLE: Final = frozenset({b"authorization", b"inference-header-content-length", b"content-length"})
-_OK_JSON: Final = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+_OK: Final = b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\n%bcontent-length: %d\r\n\r\n%b"
 
 
 class UnknownUvicorn(Exception):
@@ -50,7 +59,7 @@ def require_known_uvicorn() -> None:
 
 
 class _LaneCycle:
-    """A request in the lane, as uvicorn's protocol sees requests."""
+    """The request in the lane, as uvicorn's protocol sees requests; one per connection, used again and again."""
 
     __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
 
@@ -61,27 +70,79 @@ class _LaneCycle:
         self.message_event = message_event
 
 
+class Plan:
+    """What a request's head says, wherever it arrives from one address."""
+
+    __slots__ = ("bridged", "credential", "header_length", "length", "model", "routing_key", "timeout", "version")
+
+    def __init__(
+        self,
+        target: tuple[str, str | None],
+        credential: Credential,
+        found: dict[bytes, bytes],
+        *,
+        length: int,
+        bridged: bool,
+    ) -> None:
+        routing_key = found.get(b"x-routing-key")
+        self.model, self.version = target
+        self.credential = credential
+        self.header_length = found.get(b"inference-header-content-length")
+        self.routing_key = None if routing_key is None else routing_key.decode("latin-1")
+        self.timeout = found.get(b"grpc-timeout")
+        self.length = length
+        self.bridged = bridged
+
+
 class Lane(HttpToolsProtocol):
     """See the module; made by `lane_for`."""
 
     predictions: Predictions
     targets: dict[bytes, tuple[str, str | None]]
+    plans: dict[tuple[str, bytes], Plan]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._filling = False
+        self._between = True
+        self._arrived: bytes | None = None
         self._parts: list[bytes] = []
         self._headers_found: dict[bytes, bytes] = {}
         self._target: tuple[str, str | None] = ("", None)
         self._ending = False
+        self._bridged = False
         self._presented: tuple[bytes | None, ...] = ()
         self._credential = Credential(None)
-        self._never_set = asyncio.Event()
+        self._lane_cycle: Any = _LaneCycle(asyncio.Event())
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_bytes = b""
+        self._whence = ""
+        self._answered_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Take a connection."""
+        super().connection_made(transport)
+        self._whence = self.client[0] if self.client else ""
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: a whole request behind a known head at once, everything else through the parser."""
+        self._arrived = None
+        cycle = self.cycle
+        if self._between and (cycle is None or cycle.response_complete):
+            end = data.find(_HEAD_END) + 4
+            plan = self.plans.get((self._whence, data[:end]))
+            if plan is None:
+                self._arrived = data
+            elif len(data) - end == plan.length and not self._ending and not self.flow.write_paused:
+                self.cycle = self._lane_cycle
+                self._lane_cycle.response_complete = False
+                self._ask(plan, data[end:])
+                return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Begin a request; the ordinary way's own preparations wait until it is chosen."""
+        self._between = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -97,7 +158,8 @@ class Lane(HttpToolsProtocol):
         if self._takes():
             self._filling = True
             self._parts = []
-            self.cycle = _LaneCycle(self._never_set)  # type: ignore[assignment]  # the part of a cycle that is used
+            self.cycle = cycle = self._lane_cycle
+            cycle.response_complete = False
         else:
             self._begin_ordinarily()
             super().on_headers_complete()
@@ -169,36 +231,51 @@ class Lane(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Hand the complete request on."""
+        self._between = True
         if not self._filling:
             super().on_message_complete()
             return
         self._filling = False
         parts, self._parts = self._parts, []
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        cycle: Any = self.cycle
         found = self._headers_found
-        bridged = self.url == BRIDGE_PATH
-        routing_key = found.get(b"x-routing-key")
+        plan = Plan(self._target, self._credential_of(found), found, length=len(body), bridged=self.url == BRIDGE_PATH)
+        self._remember(plan, body)
+        self._ask(plan, body)
+
+    def _remember(self, plan: Plan, body: bytes) -> None:
+        """Keep a plan if its head arrived alone with its body, and may come again."""
+        data = self._arrived
+        if data is None or not body or self._ending or not _ONE_OF_A_KIND.isdisjoint(self._headers_found):
+            return
+        end = data.find(_HEAD_END) + 4
+        if len(data) - end == len(body) and end <= _PLAN_BYTES_MAX:
+            if len(self.plans) >= _PLANS_MAX:
+                self.plans.clear()
+            self.plans[(self._whence, data[:end])] = plan
+
+    def _ask(self, plan: Plan, body: bytes) -> None:
+        self._bridged = plan.bridged
         call = Call(
             "rest",
-            self._target[0],
-            self._target[1],
-            self._credential_of(found),
+            plan.model,
+            plan.version,
+            plan.credential,
             began=time.monotonic(),
             body=body,
-            header_length=found.get(b"inference-header-content-length"),
-            routing_key=None if routing_key is None else routing_key.decode("latin-1"),
+            header_length=plan.header_length,
+            routing_key=plan.routing_key,
         )
-        if bridged:
+        if plan.bridged:
             try:
                 call.message = grpc_message.parse(body)
             except InvalidInferRequest as refusal:
-                self._finish(cycle, Reply(error=refusal), bridged=True)
+                self._answer(Reply(error=refusal))
                 return
             call.protocol = "grpc"
             call.model, call.version = call.message.model_name, call.message.model_version or None
-            call.deadline = grpc_deadline(found.get(b"grpc-timeout"))
-        self.predictions.predict(call, lambda reply: self._finish(cycle, reply, bridged=bridged))
+            call.deadline = grpc_deadline(plan.timeout)
+        self.predictions.predict(call, self._answer)
 
     def _credential_of(self, found: dict[bytes, bytes]) -> Credential:
         """Give the connection's credential; clients that keep a connection mostly send the same one."""
@@ -213,25 +290,47 @@ class Lane(HttpToolsProtocol):
             self._credential = credential_from(found, self.client[0] if self.client else None)
         return self._credential
 
-    def _finish(self, cycle: _LaneCycle, reply: Reply, *, bridged: bool) -> None:
+    def _answer(self, reply: Reply) -> None:
+        """Send the answer to the one request in the lane."""
+        cycle = self._lane_cycle
         cycle.response_complete = True
         if cycle.disconnected or self.transport.is_closing():
             return
-        if reply.error is None and reply.json_length is None and not bridged and cycle.keep_alive:
+        if reply.error is None and reply.json_length is None and cycle.keep_alive:
             body = reply.body
-            self.transport.write(_OK_JSON % (self._defaults(), len(body)) + body)
+            kind = PROTOBUF if self._bridged else JSON
+            self.transport.write(_OK % (self._defaults(), kind, reply.limit_headers, len(body), body))
+            self._answered_at = self.loop.time()
+            if self.timeout_keep_alive_task is not None and not self.pipeline and not self.flow.read_paused:
+                self.server_state.total_requests += 1  # the timer runs on: it looks when the last answer was
+                return
         else:
-            status, headers, body = rendered_for_bridge(reply) if bridged else rendered(reply)
-            content = [STATUS_LINE[status], self._defaults()]
-            for name, value in headers:
-                content += (name, b": ", value, b"\r\n")
-            if not cycle.keep_alive:
-                content.append(b"connection: close\r\n")
-            content += (b"content-length: %d\r\n\r\n" % len(body), body)
-            self.transport.write(b"".join(content))
-        if not cycle.keep_alive:
-            self.transport.close()
+            self._answer_in_full(reply, keep_alive=cycle.keep_alive)
         self.on_response_complete()
+
+    def _answer_in_full(self, reply: Reply, *, keep_alive: bool) -> None:
+        status, headers, body = rendered_for_bridge(reply) if self._bridged else rendered(reply)
+        content = [STATUS_LINE[status], self._defaults()]
+        for name, value in headers:
+            content += (name, b": ", value, b"\r\n")
+        if not keep_alive:
+            content.append(b"connection: close\r\n")
+        content += (b"content-length: %d\r\n\r\n" % len(body), body)
+        self.transport.write(b"".join(content))
+        if not keep_alive:
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for as long as it may; look again later if not."""
+        self.timeout_keep_alive_task = None
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            return  # the answer sets the timer again
+        left_s = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if cycle is self._lane_cycle and left_s > _TIMER_STEP_S:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _defaults(self) -> bytes:
         headers = self.server_state.default_headers
@@ -255,4 +354,4 @@ def _has_unread_bytes(transport: asyncio.Transport) -> bool:
 def lane_for(predictions: Predictions) -> type[Lane]:
     """Make the protocol class of a process."""
     require_known_uvicorn()
-    return type("ServiceLane", (Lane,), {"predictions": predictions, "targets": {}})
+    return type("ServiceLane", (Lane,), {"predictions": predictions, "targets": {}, "plans": {}})

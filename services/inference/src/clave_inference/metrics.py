@@ -8,7 +8,7 @@ callers cannot invent values.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 SCORE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _SERIES_MAX: Final = 5_000
+_WORTH_AN_ARRAY: Final = 24
 
 RequestLabels = tuple[str, str, str, str, str]
 ScoreLabels = tuple[str, str, str]
@@ -49,12 +50,18 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def add_many(self, values: NDArray[np.float64]) -> None:
+    def add_all(self, values: list[float]) -> None:
         """Count many values at once."""
-        found = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.counts))
-        for place in np.flatnonzero(found):
-            self.counts[place] += int(found[place])
-        self.total += float(values.sum())
+        if len(values) < _WORTH_AN_ARRAY:
+            for value in values:
+                if value == value:  # noqa: PLR0124  a score that is not a number would spoil the sum for ever
+                    self.add(value)
+            return
+        array = np.array(values)
+        array = array[~np.isnan(array)]
+        found = np.bincount(np.searchsorted(self.bounds, array), minlength=len(self.counts)).tolist()
+        self.counts = [held + more for held, more in zip(self.counts, found, strict=True)]
+        self.total += float(array.sum())
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Give (upper bound, count up to it), as Prometheus wants them."""
@@ -97,34 +104,47 @@ class PredictionMetrics(Collector):
         key = (endpoint, version)
         self._rows[key] = self._rows.get(key, 0) + rows
 
-    def succeeded(self, calls: "Sequence[Call]") -> None:
-        """Count answered calls and their scores, a whole flush at once."""
-        groups: dict[tuple[Target, str], list[Call]] = {}
-        for call in calls:
-            groups.setdefault((call.target, call.protocol), []).append(call)
-        for (target, protocol), group in groups.items():
-            endpoint, version = target.endpoint.name, str(target.loaded.version)
-            buckets = self._buckets((endpoint, version, target.arm, protocol, "200"))
-            if buckets is not None:
-                buckets.add_many(np.fromiter((call.took_s for call in group), np.float64, len(group)))
-            key = (endpoint, version)
-            self._rows[key] = self._rows.get(key, 0) + sum(call.rows for call in group)
-            self._count_scores(target, group)
+    def succeeded(self, call: "Call") -> None:
+        """Count an answered call and its scores."""
+        loaded = call.target.loaded
+        scores = None if call.outputs is None else loaded.scores(call.outputs, call.output_names)
+        self._count(call.target, call.protocol, [call.took_s], rows=call.rows, scores=scores)
 
-    def _count_scores(self, target: "Target", group: "list[Call]") -> None:
-        scores = [
-            found
-            for call in group
-            if call.outputs is not None and (found := target.loaded.scores(call.outputs, call.output_names)) is not None
-        ]
-        if not scores:
+    def succeeded_together(self, calls: "Sequence[Call]", scores: NDArray[Any] | None, ended: float) -> None:
+        """Count calls of one row that ran together.
+
+        Args:
+            calls: They share version and outputs.
+            scores: One per call, where the version gives them.
+            ended: Monotonic seconds.
+        """
+        first = calls[0]
+        target, protocol = first.target, first.protocol
+        if len(calls) == 1 or all(call.target is target for call in calls):
+            self._count(target, protocol, [ended - call.began for call in calls], rows=len(calls), scores=scores)
             return
-        labels = (target.endpoint.name, str(target.loaded.version), target.arm)
-        if labels not in self._scores and len(self._scores) < _SERIES_MAX:
-            self._scores[labels] = Buckets(SCORE_BUCKETS)
-        buckets = self._scores.get(labels)
+        for at, call in enumerate(calls):
+            score = None if scores is None else scores[at : at + 1]
+            self._count(call.target, call.protocol, [ended - call.began], rows=1, scores=score)
+
+    def _count(
+        self, target: "Target", protocol: str, latencies_s: list[float], *, rows: int, scores: NDArray[Any] | None
+    ) -> None:
+        endpoint, version, arm = target.endpoint.name, target.version_text, target.arm
+        buckets = self._buckets((endpoint, version, arm, protocol, "200"))
         if buckets is not None:
-            buckets.add_many(np.concatenate(scores).astype(np.float64))
+            buckets.add_all(latencies_s)
+        key = (endpoint, version)
+        self._rows[key] = self._rows.get(key, 0) + rows
+        if scores is None:
+            return
+        labels = (endpoint, version, arm)
+        scored = self._scores.get(labels)
+        if scored is None:
+            if len(self._scores) >= _SERIES_MAX:
+                return
+            scored = self._scores[labels] = Buckets(SCORE_BUCKETS)
+        scored.add_all(scores.ravel().tolist())
 
     def _buckets(self, labels: RequestLabels) -> Buckets | None:
         buckets = self._requests.get(labels)

@@ -21,6 +21,7 @@ class Doubler:
     us_per_row: float = 1.0
     runs: int = 0
     joins_rows: bool = True
+    row: None = None
     sizes: list[int] = field(default_factory=list)
 
     def run(self, _names: Any, feeds: Any) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_inference.codecs import grpc_message, rest_binary, rest_json
-from clave_inference.codecs.answer_template import AnswerTemplates
+from clave_inference.codecs.answer_template import AnswerTemplate, printed_rows
 from clave_inference.domain.datatypes import NUMPY_DTYPES
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.signature import TensorSpec
@@ -136,22 +136,23 @@ def test_answers_say_the_same_in_every_form(tensor: Tensor) -> None:
 )
 def test_prepared_answers_mean_what_plain_ones_mean(scores: np.ndarray, request_id: str | None) -> None:
     labels = np.arange(len(scores), dtype=np.int64)
-    specs = (TensorSpec("label", "INT64", (-1,)), TensorSpec('prob"s', "FP32", (-1, -1)))
-    templates = AnswerTemplates("m\u00fc", "3", specs)
-    for _ in range(2):  # the second one uses what the first prepared
-        quick = templates.render(
-            arm="live", prediction_id=b"prd_1", request_id=request_id, chosen=(0, 1), outputs=[labels, scores]
+    specs = (TensorSpec("label", "INT64", (-1,)), TensorSpec('prob%"s', "FP32", (-1, scores.shape[1])))
+    template = AnswerTemplate(model_name="m\u00fc%d", model_version="3", arm="live", outputs=specs)
+    for row, numbers in enumerate(printed_rows([labels, scores])):
+        quick = template.render("prd_1", request_id, numbers)
+        slow = rest_json.encode(
+            InferenceAnswer(
+                "m\u00fc%d",
+                "3",
+                [
+                    Tensor("label", "INT64", labels[row : row + 1]),
+                    Tensor('prob%"s', "FP32", scores[row : row + 1]),
+                ],
+                request_id,
+                {"prediction_id": "prd_1", "arm": "live"},
+            )
         )
-    slow = rest_json.encode(
-        InferenceAnswer(
-            "m\u00fc",
-            "3",
-            [Tensor("label", "INT64", labels), Tensor('prob"s', "FP32", scores)],
-            request_id,
-            {"prediction_id": "prd_1", "arm": "live"},
-        )
-    )
-    assert orjson.loads(quick) == orjson.loads(slow)
+        assert orjson.loads(quick) == orjson.loads(slow)
 
 
 @settings(max_examples=200, deadline=None)

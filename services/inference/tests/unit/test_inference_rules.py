@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clave_inference.domain.limits import RowBudget, Spend
+from clave_inference.domain.limits import Bucket, RowBudget, Spend
 from clave_inference.domain.routing import Arm, ArmRole, Route, ordered_arms, place_of
 from clave_inference.runtime.row_ledger import RowLedger
 from clave_inference.services.prediction_log import PredictionLog
@@ -59,7 +59,7 @@ async def taken(budget: RowBudget, ledger: RowLedger, clock: Clock, attempts: in
 @pytest.mark.parametrize(("per_second", "burst"), [(1.0, 5.0), (100.0, 100.0), (10_000.0, 20_000.0)])
 async def test_rows_never_exceed_burst_and_rate(per_second: float, burst: float) -> None:
     clock = Clock()
-    ledger, budget = RowLedger(None, now=clock), RowBudget("k", per_second, burst)
+    ledger, budget = RowLedger(None, now=clock), RowBudget((Bucket("k", per_second, burst),))
     attempts = int(burst * 2)
     assert await taken(budget, ledger, clock, attempts) <= burst
     for _ in range(20):
@@ -69,7 +69,7 @@ async def test_rows_never_exceed_burst_and_rate(per_second: float, burst: float)
 
 async def test_a_request_larger_than_the_burst_passes_a_full_bucket_and_pays() -> None:
     clock = Clock()
-    ledger, budget = RowLedger(None, now=clock), RowBudget("k", 10.0, 5.0)
+    ledger, budget = RowLedger(None, now=clock), RowBudget((Bucket("k", 10.0, 5.0),))
     await ledger.draw(budget, 20)
     assert budget.spend(20, clock.now) is Spend.GRANTED
     await ledger.draw(budget, 1)

@@ -1,79 +1,55 @@
 """JSON answers of ordinary requests, put together from prepared pieces.
 
-Everything constant in an answer (model, version, arm, names, datatypes, shapes) is encoded once per combination; only
-the numbers, the caller's id and the prediction id are written per request. The bytes mean the same as those of
-`rest_json.encode`, which a property test checks.
+Everything constant in an answer (model, version, arm, names, datatypes, shapes) is encoded once per target; only the
+numbers, the caller's id and the prediction id are written per request. Requests that ran together have their numbers
+printed together: one pass of the JSON writer, cut into rows. The bytes mean the same as those of `rest_json.encode`,
+which a property test checks.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from clave_inference.domain.datatypes import BYTES
 from clave_inference.domain.signature import TensorSpec
 
-_TEMPLATES_MAX: Final = 1_000
-_WRITE: Final = orjson.OPT_SERIALIZE_NUMPY
-_DIRECT: Final = frozenset({"FP32", "FP64", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8"})
 
+class AnswerTemplate:
+    """The answers of one version on one endpoint's arm, to requests of one row that want every output as JSON."""
 
-class AnswerTemplates:
-    """Prepared pieces of one model version's answers."""
+    def __init__(self, *, model_name: str, model_version: str, arm: str, outputs: Sequence[TensorSpec]) -> None:
+        head = b'{"model_name":%b,"model_version":%b' % (orjson.dumps(model_name), orjson.dumps(model_version))
+        tail = b'","arm":%b},"outputs":[' % orjson.dumps(arm)
+        places = b",".join(
+            b'{"name":%b,"datatype":%b,"shape":%b,"data":['
+            % (orjson.dumps(spec.name), orjson.dumps(spec.datatype), orjson.dumps([1, *spec.shape[1:]]))
+            + b"\0]}"
+            for spec in outputs
+        )
+        whole = head + b'\0,"parameters":{"prediction_id":"\0' + tail + places + b"]}"
+        self._form = whole.replace(b"%", b"%%").replace(b"\0", b"%b")
 
-    def __init__(self, model_name: str, model_version: str, outputs: Sequence[TensorSpec]) -> None:
-        self._names = b'{"model_name":%b,"model_version":%b' % (orjson.dumps(model_name), orjson.dumps(model_version))
-        self._outputs = outputs
-        self._pieces: dict[tuple[Any, ...], list[bytes]] = {}
-
-    @property
-    def usable(self) -> bool:
-        """Whether every output has a datatype that is written straight from its array."""
-        return all(spec.datatype in _DIRECT and spec.datatype != BYTES for spec in self._outputs)
-
-    def render(
-        self,
-        *,
-        arm: str,
-        prediction_id: bytes,
-        request_id: str | None,
-        chosen: tuple[int, ...],
-        outputs: Sequence[NDArray[Any]],
-    ) -> bytes:
+    def render(self, prediction_id: str, request_id: str | None, numbers: tuple[bytes, ...]) -> bytes:
         """Write an answer.
 
         Args:
-            arm: Which arm answered.
             prediction_id: Plain ASCII, needs no escaping.
             request_id: The caller's id, any text.
-            chosen: Positions of the outputs in the signature.
-            outputs: Their arrays, C-contiguous.
+            numbers: The row's numbers, per output, as `printed_rows` gives them.
         """
-        key = (arm, chosen, *[output.shape for output in outputs])
-        pieces = self._pieces.get(key)
-        if pieces is None:
-            if len(self._pieces) >= _TEMPLATES_MAX:
-                self._pieces.clear()
-            pieces = self._pieces[key] = self._prepare(arm, chosen, outputs)
-        parts = [self._names]
-        if request_id is not None:
-            parts += (b',"id":', orjson.dumps(request_id))
-        parts += (b',"parameters":{"prediction_id":"', prediction_id)
-        for piece, output in zip(pieces, outputs, strict=True):
-            parts += (piece, orjson.dumps(output.ravel(), option=_WRITE))
-        parts.append(b"}]}")
-        return b"".join(parts)
+        named = b"" if request_id is None else b',"id":' + orjson.dumps(request_id)
+        return self._form % (named, prediction_id.encode(), *numbers)
 
-    def _prepare(self, arm: str, chosen: tuple[int, ...], outputs: Sequence[NDArray[np.generic]]) -> list[bytes]:
-        pieces: list[bytes] = []
-        for index, (position, output) in enumerate(zip(chosen, outputs, strict=True)):
-            spec = self._outputs[position]
-            opening = b'","arm":%b},"outputs":[{' % orjson.dumps(arm) if index == 0 else b"},{"
-            pieces.append(
-                opening
-                + b'"name":%b,"datatype":%b,"shape":%b,"data":'
-                % (orjson.dumps(spec.name), orjson.dumps(spec.datatype), orjson.dumps(list(output.shape)))
-            )
-        return pieces
+
+def printed_rows(outputs: Iterable[NDArray[Any]]) -> list[tuple[bytes, ...]]:
+    """Print the numbers of every row, per output, as JSON without brackets; NaN becomes null.
+
+    Args:
+        outputs: Arrays of shape (rows,) or (rows, columns), the same number of rows, at least one.
+    """
+    printed = []
+    for output in outputs:
+        text = orjson.dumps(output, option=orjson.OPT_SERIALIZE_NUMPY)
+        printed.append(text[1:-1].split(b",") if output.ndim == 1 else text[2:-2].split(b"],["))
+    return list(zip(*printed, strict=True))

@@ -26,7 +26,9 @@ from clave_inference.domain.tensors import (
 _SHARED_MEMORY = "shared_memory_"
 
 
-class _PlainTensor(msgspec.Struct):
+class PlainTensor(msgspec.Struct, gc=False):
+    """A tensor of numbers with flat data; null is a missing value."""
+
     name: str
     shape: list[int]
     datatype: str
@@ -34,8 +36,10 @@ class _PlainTensor(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class _PlainRequest(msgspec.Struct):
-    inputs: list[_PlainTensor] = []
+class PlainRequest(msgspec.Struct, gc=False):
+    """A request whose tensors are all plain."""
+
+    inputs: list[PlainTensor] = []
     id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[Any] | None = None
@@ -67,10 +71,18 @@ class RequestDocument(msgspec.Struct):
     outputs: list[OutputDocument] | None = None
 
 
-_decode_plain = msgspec.json.Decoder(_PlainRequest).decode
+_decode_plain = msgspec.json.Decoder(PlainRequest).decode
 _decode_any = msgspec.json.Decoder(RequestDocument).decode
 _decode_values = msgspec.json.Decoder().decode
 _FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def decode_plain(body: bytes) -> PlainRequest | None:
+    """Decode a request of plain tensors; None where it is anything else, or faulty."""
+    try:
+        return _decode_plain(body)
+    except _FAULTS:
+        return None
 
 
 def decode(body: bytes) -> InferenceRequest:
@@ -79,10 +91,16 @@ def decode(body: bytes) -> InferenceRequest:
     Raises:
         InvalidInferRequest: The body is not JSON, or not a request of the protocol.
     """
-    try:
-        plain = _decode_plain(body)
-    except _FAULTS:
-        return request_from_document(decode_document(body), None)
+    plain = decode_plain(body)
+    return request_from_document(decode_document(body), None) if plain is None else request_from_plain(plain, body)
+
+
+def request_from_plain(plain: PlainRequest, body: bytes) -> InferenceRequest:
+    """Turn a decoded plain request into arrays; `body` is where faults are looked for and worded.
+
+    Raises:
+        InvalidInferRequest: A tensor is malformed.
+    """
     inputs: list[Tensor] = []
     for tensor in plain.inputs:
         datatype, shape, data = tensor.datatype, tensor.shape, tensor.data

@@ -27,6 +27,10 @@ NUMPY_DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
 """Every datatype served; BYTES elements are Python `bytes` in an object array."""
 
 FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+PRINTED_DIRECTLY: Final = frozenset(
+    {"FP32", "FP64", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8"}
+)
+"""Datatypes that the JSON writer takes straight from an array."""
 INTEGERS: Final = frozenset(name for name in NUMPY_DTYPES if name.startswith(("INT", "UINT")))
 
 _BY_KIND_AND_WIDTH: Final = {

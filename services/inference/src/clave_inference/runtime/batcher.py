@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,8 +31,22 @@ class Runnable(Protocol):
     runs: int
     joins_rows: bool
 
+    @property
+    def row(self) -> "Row | None":
+        """What requests of a single plain row bring, where the model takes them."""
+        ...
+
     def run(self, output_names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
         """Compute the outputs of some rows, or raise."""
+        ...
+
+
+class Row(Protocol):
+    """A plain row."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What its values become."""
         ...
 
 
@@ -46,6 +61,11 @@ class Waiting(Protocol):
     @property
     def output_names(self) -> tuple[str, ...]:
         """What it wants computed."""
+        ...
+
+    @property
+    def values(self) -> "list[float | None] | None":
+        """Its single row where it is a plain one; then `feeds` is the same as an array, made when asked for."""
         ...
 
     @property
@@ -68,7 +88,30 @@ class Waiting(Protocol):
         ...
 
 
-Outcome = tuple[list[NDArray[Any]] | None, Exception | None]
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a run: outputs, or the error.
+
+    Attributes:
+        feeds: What was fed, one array per input of the model; rows in the order of the requests.
+    """
+
+    feeds: Arrays
+    outputs: list[NDArray[Any]] | None
+    error: Exception | None = None
+
+
+def deliver_each(part: Sequence[Waiting], run: Run) -> None:
+    """Hand every request of a run its own rows."""
+    outputs = run.outputs
+    if outputs is None or len(part) == 1:
+        part[0].finish(outputs, run.error)
+        return
+    start = 0
+    for request in part:
+        end = start + request.rows
+        request.finish([output[start:end] for output in outputs], None)
+        start = end
 
 
 class Batcher:
@@ -80,6 +123,9 @@ class Batcher:
         inline_us_max: Longest run in microseconds that may hold the event loop.
         executor: One thread for everything longer.
         on_batch: Told the rows of every run.
+
+    Attributes:
+        deliver: Takes the requests of a run that went well, and what came of it.
     """
 
     def __init__(
@@ -98,6 +144,7 @@ class Batcher:
         self._on_batch = on_batch
         self._waiting: list[Waiting] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.deliver: Callable[[list[Any], Run], None] = deliver_each
         self.queued_rows = 0
         self.in_flight = 0
 
@@ -107,33 +154,48 @@ class Batcher:
         Raises:
             Overloaded: Too many rows wait.
         """
-        rows = request.rows
-        if self.queued_rows + rows > self._queued_rows_max and self.queued_rows:
+        queued = self.queued_rows + request.rows
+        if queued > self._queued_rows_max and self.queued_rows:
             raise Overloaded(self.queued_rows, self._queued_rows_max)
-        self.queued_rows += rows
-        self.in_flight += 1
+        self.queued_rows = queued
         waiting = self._waiting
-        waiting.append(request)
-        if len(waiting) == 1:
+        if not waiting:
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._flush)
+        waiting.append(request)
+        self.in_flight += 1
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
+        now = time.monotonic()
         first = waiting[0]
         runnable, names = first.runnable, first.output_names
-        rows = 0
+        rows, late, alike = 0, False, True
         for request in waiting:
             rows += request.rows
+            deadline = request.deadline
+            if deadline is not None and deadline < now:
+                late = True
             if request.runnable is not runnable or request.output_names is not names:
-                break
-        else:
-            if len(waiting) == 1 or (rows <= self._rows_per_run_max and runnable.joins_rows):
-                self._run(waiting)
-                return
+                alike = False
+        if late:
+            waiting = self._those_in_time(waiting, now)
+        elif len(waiting) == 1 or (alike and rows <= self._rows_per_run_max and runnable.joins_rows):
+            self._run(waiting, rows)
+            return
         for part in self._parts(waiting):
-            self._run(part)
+            self._run(part, sum(request.rows for request in part))
+
+    def _those_in_time(self, waiting: list[Waiting], now: float) -> list[Waiting]:
+        ready: list[Waiting] = []
+        for request in waiting:
+            if request.deadline is not None and request.deadline < now:
+                self._release(1, request.rows)
+                request.finish(None, DeadlinePassed())
+            else:
+                ready.append(request)
+        return ready
 
     def _parts(self, waiting: list[Waiting]) -> list[list[Waiting]]:
         """Divide a mixed or large queue into runs."""
@@ -154,88 +216,83 @@ class Batcher:
                 rows += request.rows
         return parts
 
-    def _run(self, part: list[Waiting]) -> None:
-        now = time.monotonic()
-        rows, late = 0, False
-        for request in part:
-            rows += request.rows
-            if request.deadline is not None and request.deadline < now:
-                late = True
-        if late:
-            self._run_those_in_time(part, now)
-            return
+    def _run(self, part: list[Waiting], rows: int) -> None:
         if rows * part[0].runnable.us_per_row <= self._inline_us_max:
-            self._scatter(part, compute(part, now))
+            self._scatter(part, compute(part))
             return
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._executor, compute, part, now)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, compute, part)
         future.add_done_callback(lambda done: self._scatter_from_executor(part, done))
 
-    def _run_those_in_time(self, part: list[Waiting], now: float) -> None:
-        ready: list[Waiting] = []
-        for request in part:
-            if request.deadline is not None and request.deadline < now:
-                self._finish(request, None, DeadlinePassed())
-            else:
-                ready.append(request)
-        if ready:
-            self._run(ready)
-
-    def _scatter_from_executor(self, part: list[Waiting], done: asyncio.Future[Outcome]) -> None:
+    def _scatter_from_executor(self, part: list[Waiting], done: asyncio.Future[Run]) -> None:
         if done.cancelled() or done.exception() is not None:  # the process is about to end
             for request in part:
-                self._finish(request, None, DeadlinePassed())
+                self._release(1, request.rows)
+                request.finish(None, DeadlinePassed())
             return
         self._scatter(part, done.result())
 
-    def _scatter(self, part: list[Waiting], outcome: Outcome) -> None:
-        outputs, error = outcome
-        if len(part) == 1:
-            self._on_batch(part[0].rows)
-            self._finish(part[0], outputs, error)
-            return
-        if outputs is None:
+    def _scatter(self, part: list[Waiting], run: Run) -> None:
+        if run.outputs is None:
             for request in part:  # find the guilty one
-                self._finish(request, *compute([request], time.monotonic()))
+                alone = run if len(part) == 1 else compute([request])
+                self._release(1, request.rows)
+                if alone.outputs is None:
+                    request.finish(None, alone.error)
+                else:
+                    self.deliver([request], alone)
             return
-        start = 0
+        rows = 0
         for request in part:
-            end = start + request.rows
-            self._finish(request, [output[start:end] for output in outputs], None)
-            start = end
-        self._on_batch(start)
+            rows += request.rows
+        self._release(len(part), rows)
+        self.deliver(part, run)
+        self._on_batch(rows)
 
-    def _finish(self, request: Waiting, outputs: Arrays | None, error: Exception | None) -> None:
-        self.queued_rows -= request.rows
-        self.in_flight -= 1
-        request.finish(outputs, error)
+    def _release(self, requests: int, rows: int) -> None:
+        self.queued_rows -= rows
+        self.in_flight -= requests
 
 
 class RowsNotKept(Exception):
     """A model gave another number of rows than it was fed: its outputs cannot be handed back to callers."""
 
 
-def compute(part: list[Waiting], began: float) -> Outcome:
-    """Run a part as one; gives outputs or the error, never raises what a model may raise."""
+def joined(part: list[Waiting]) -> Arrays:
+    """Put the rows of several requests into one array per input.
+
+    Raises:
+        FloatingPointError: A value of a plain row does not fit into the model's datatype.
+    """
+    first = part[0]
+    row = first.runnable.row
+    if row is not None:
+        rows = [request.values for request in part]
+        if None not in rows:
+            with np.errstate(over="raise"):
+                return (np.array(rows, row.dtype),)
+    if len(part) == 1:
+        return first.feeds
+    if len(first.feeds) == 1:
+        return (np.concatenate([request.feeds[0] for request in part]),)
+    return tuple(np.concatenate(arrays) for arrays in zip(*(request.feeds for request in part), strict=True))
+
+
+def compute(part: list[Waiting]) -> Run:
+    """Run a part as one; never raises what a model may raise."""
     first = part[0]
     runnable = first.runnable
+    began = time.thread_time()  # not the wall's: waiting for the processor is not the model's cost
     try:
-        if len(part) == 1:
-            rows = first.rows
-            outputs = runnable.run(first.output_names, first.feeds)
-        else:
-            if len(first.feeds) == 1:
-                feeds = [np.concatenate([request.feeds[0] for request in part])]
-            else:
-                columns = zip(*(request.feeds for request in part), strict=True)
-                feeds = [np.concatenate(arrays) for arrays in columns]
-            rows = sum(request.rows for request in part)
-            outputs = runnable.run(first.output_names, feeds)
+        feeds = joined(part)
+        outputs = runnable.run(first.output_names, feeds)
+        rows = first.rows
+        if len(part) > 1:
+            rows = sum([request.rows for request in part])
             for output in outputs:
                 if output.shape[0] != rows:
-                    return None, RowsNotKept(f"{rows} rows in, shape {output.shape} out")
+                    return Run(feeds, None, RowsNotKept(f"{rows} rows in, shape {output.shape} out"))
     except Exception as error:  # noqa: BLE001  entry point of foreign code: the error goes to its own caller
-        return None, error
-    runnable.us_per_row += _SMOOTHING * ((time.monotonic() - began) * 1e6 / rows - runnable.us_per_row)
+        return Run((), None, error)
+    runnable.us_per_row += _SMOOTHING * ((time.thread_time() - began) * 1e6 / rows - runnable.us_per_row)
     runnable.runs += 1
-    return outputs, None
+    return Run(feeds, outputs)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clave_inference.domain.datatypes import NUMPY_DTYPES, PRINTED_DIRECTLY
 from clave_inference.domain.errors import ModelRejected
 from clave_inference.domain.signature import Signature
 from clave_inference.runtime.session import ModelSession, RuntimeRefused
@@ -23,6 +24,38 @@ class ScoreColumn:
     column: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """What an ordinary request brings: one row for the only input, a table of one floating point datatype.
+
+    Attributes:
+        shape: The tensor's shape on the wire.
+        output_shapes: Shape of one row of every output.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    width: int
+    dtype: np.dtype[Any]
+    output_shapes: tuple[tuple[int, ...], ...]
+
+
+def row_shape(signature: Signature) -> RowShape | None:
+    """Describe the ordinary request of a model; None where the model takes or gives anything but plain tables."""
+    spec = signature.inputs[0]
+    if len(signature.inputs) > 1 or not signature.joins_rows or len(spec.shape) != 2 or spec.shape[1] < 1:  # noqa: PLR2004
+        return None
+    if spec.datatype not in {"FP32", "FP64"} or not all(
+        output.datatype in PRINTED_DIRECTLY and len(output.shape) <= 2 and min(output.shape[1:], default=1) > 0  # noqa: PLR2004
+        for output in signature.outputs
+    ):
+        return None
+    width = spec.shape[1]
+    outputs = tuple(output.shape[1:] for output in signature.outputs)
+    return RowShape(spec.name, spec.datatype, [1, width], width, NUMPY_DTYPES[spec.datatype], outputs)
+
+
 @dataclass(slots=True, eq=False)
 class LoadedVersion:
     """What answers requests.
@@ -34,6 +67,7 @@ class LoadedVersion:
         us_per_row: Smoothed cost of a row, microseconds.
         runs: Joint runs so far.
         joins_rows: Whether requests may share a run.
+        row: What ordinary requests bring, where the model takes them.
     """
 
     model: str
@@ -48,6 +82,7 @@ class LoadedVersion:
     output_names: tuple[str, ...] = field(default=())
     joins_rows: bool = True
     every_output: tuple[int, ...] = ()
+    row: RowShape | None = None
 
     def run(self, output_names: Sequence[str], feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Compute outputs; see `ModelSession.run`."""
@@ -113,6 +148,7 @@ def load_version(
         output_names=names,
         joins_rows=signature.joins_rows,
         every_output=tuple(range(len(names))),
+        row=row_shape(signature),
     )
 
 

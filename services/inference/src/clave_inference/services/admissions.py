@@ -16,13 +16,28 @@ from clave_common.access.model import Caller, Decision, Resource
 from clave_common.access.verification import CredentialVerifier, Presented
 from clave_common.errors import ClaveError, PermissionDenied, ResourceExhausted, Unauthenticated
 
-from clave_inference.domain.limits import RowBudget, Spend
+from clave_inference.domain.limits import Bucket, RowBudget, Spend
 from clave_inference.runtime.row_ledger import RowLedger
 from clave_inference.services.serving import Governance, ServedEndpoint, ServingTable
 
 PREDICT = "inference:predict"
 _ADMISSIONS_MAX = 20_000
 _RENEW_SHARE = 0.7
+_TOLD_S = 0.05
+_BURST_SHARE = 0.1  # of a minute's rows, as the policy gives for a model card's limit
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimits:
+    """Limits beside the policy's own, which holds per key and model; 0 means none.
+
+    Attributes:
+        key_rows_per_minute: Rows of one key over all models.
+        model_rows_per_minute: Rows of one endpoint over all keys.
+    """
+
+    key_rows_per_minute: float = 0.0
+    model_rows_per_minute: float = 0.0
 
 
 class Enforcement(Protocol):
@@ -86,6 +101,7 @@ class Admissions:
         access: Asks the policy.
         ledger: Grants rows.
         table: What is served now.
+        limits: Limits beside the policy's.
     """
 
     def __init__(
@@ -95,12 +111,14 @@ class Admissions:
         access: Enforcement,
         ledger: RowLedger,
         table: Callable[[], ServingTable],
+        limits: SharedLimits = SharedLimits(),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verifier = verifier
         self._access = access
         self._ledger = ledger
         self._table = table
+        self._limits = limits
         self._now = now
         self._admissions: dict[AdmissionKey, Admission] = {}
         self._budgets: dict[str, RowBudget] = {}
@@ -176,14 +194,33 @@ class Admissions:
         limit = decision.rate_limit
         if limit is None or caller.subject_type == "service":  # the caller a service acts for was limited
             return None
-        key = f"{caller.tenant}:{caller.key_id or caller.subject_id}:{endpoint.name}"
-        budget = self._budgets.get(key)
-        per_second, burst = limit.per_minute / 60.0, max(1.0, limit.burst)
-        if budget is None or budget.per_second != per_second or budget.burst != burst:
+        who = f"{caller.tenant}:{caller.key_id or caller.subject_id}"
+        buckets = [Bucket(f"{who}:{endpoint.name}", limit.per_minute / 60.0, max(1.0, limit.burst))]
+        if self._limits.key_rows_per_minute:
+            buckets.append(_shared(f"key:{who}", self._limits.key_rows_per_minute, "rows-key"))
+        if self._limits.model_rows_per_minute:
+            model = f"model:{endpoint.tenant}:{endpoint.name}"
+            buckets.append(_shared(model, self._limits.model_rows_per_minute, "rows-model"))
+        wanted = tuple(buckets)
+        budget = self._budgets.get(wanted[0].key)
+        if budget is None or budget.buckets != wanted:
             if len(self._budgets) >= _ADMISSIONS_MAX:
                 self._budgets.clear()
-            budget = self._budgets[key] = RowBudget(key, per_second, burst)
+            budget = self._budgets[wanted[0].key] = RowBudget(wanted)
         return budget
+
+    def limit_headers(self, admission: Admission, now: float) -> bytes:
+        """Word what is left of the caller's budget as header lines; empty where nothing limits it.
+
+        With leases the wording is kept for a moment: what other processes spend is not known more exactly anyway.
+        """
+        budget = admission.budget
+        if budget is None:
+            return b""
+        if now >= budget.told_until:
+            budget.told = limit_lines(budget, now)
+            budget.told_until = now + _TOLD_S if budget.renew_below else now
+        return budget.told
 
     def charge_now(self, admission: Admission, rows: int, now: float) -> bool:
         """Charge rows without waiting; False means that the store has to be asked.
@@ -251,12 +288,31 @@ def refused_by_policy(caller: Caller, resource: Resource, decision: Decision) ->
     )
 
 
+def _shared(key: str, per_minute: float, name: str) -> Bucket:
+    return Bucket(key, per_minute / 60.0, max(1.0, per_minute * _BURST_SHARE), name)
+
+
+def limit_lines(budget: RowBudget, now: float) -> bytes:
+    """Write the ``RateLimit`` and ``RateLimit-Policy`` lines of a budget.
+
+    Source: draft-ietf-httpapi-ratelimit-headers-10.
+    """
+    standing = budget.standing(now)
+    policies = ", ".join(f'"{bucket.name}";q={round(bucket.per_second * 60)};w=60' for bucket in budget.buckets)
+    return (
+        f"ratelimit-policy: {policies}\r\n"
+        f'ratelimit: "{standing.bucket.name}";r={standing.left};t={standing.full_in_s}\r\n'
+    ).encode()
+
+
 def rate_limited(budget: RowBudget, wait_s: float) -> ResourceExhausted:
     """Build the refusal with what a caller needs to behave."""
+    bucket = budget.refused_by
     return ResourceExhausted(
-        f"The limit of {budget.per_second * 60:g} rows a minute is used up; try again in {max(wait_s, 0.01):.2f} s.",
+        f"The limit of {bucket.per_second * 60:g} rows a minute is used up; try again in {max(wait_s, 0.01):.2f} s.",
         code="rate_limited",
         retry_after_s=max(wait_s, 0.01),
-        per_minute=budget.per_second * 60,
-        burst=budget.burst,
+        limit=bucket.name,
+        per_minute=bucket.per_second * 60,
+        burst=bucket.burst,
     )

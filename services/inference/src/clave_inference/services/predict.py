@@ -18,10 +18,12 @@ from clave_common.errors import ClaveError
 from clave_common.logs import get_logger
 
 from clave_inference.codecs import binary_tail, grpc_message, rest_binary, rest_json
+from clave_inference.codecs.answer_template import printed_rows
 from clave_inference.domain.errors import InvalidInferRequest, ModelRunFailed
 from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Tensor
 from clave_inference.metrics import PredictionMetrics
-from clave_inference.runtime.batcher import Batcher
+from clave_inference.runtime.batcher import Batcher, Run, deliver_each
+from clave_inference.runtime.loaded_version import RowShape
 from clave_inference.runtime.session import RuntimeRefused
 from clave_inference.services.admissions import Admission, Admissions
 from clave_inference.services.call import Answered, Arrays, Call, Reply
@@ -82,6 +84,7 @@ class Predictions:
         self._timeout_s = limits.timeout_s
         self._ids = PredictionIds()
         self._tasks: set[asyncio.Task[None]] = set()
+        batcher.deliver = self._deliver
 
     @property
     def in_flight(self) -> int:
@@ -96,7 +99,7 @@ class Predictions:
             if admission is None:
                 self._go_on(self._admit_first(call))
                 return
-            self._decode(call, admission)
+            self._proceed(call, admission)
         except Exception as error:  # noqa: BLE001  entry point: whatever happens, the caller gets an answer
             self._refuse(call, error)
 
@@ -107,11 +110,42 @@ class Predictions:
 
     async def _admit_first(self, call: Call) -> None:
         try:
-            self._decode(call, await self._admissions.admit(call.credential, call.model, call.version))
+            self._proceed(call, await self._admissions.admit(call.credential, call.model, call.version))
         except Exception as error:  # noqa: BLE001  entry point of a task
             self._refuse(call, error)
 
-    def _decode(self, call: Call, admission: Admission) -> None:
+    def _proceed(self, call: Call, admission: Admission) -> None:
+        call.admission = admission
+        if call.protocol == "rest" and call.header_length is None:
+            plain = rest_json.decode_plain(call.body)
+            if plain is not None and self._queue_row(call, plain):
+                return
+        self._decode(call)
+
+    def _queue_row(self, call: Call, plain: rest_json.PlainRequest) -> bool:
+        """Queue an ordinary request: one row for the only input, every output wanted as JSON; False for any other."""
+        inputs = plain.inputs
+        if len(inputs) != 1 or plain.parameters is not None or plain.outputs:
+            return False
+        target = self._table().target(call.model, call.version, call.routing_key)
+        loaded = target.loaded
+        row, tensor = loaded.row, inputs[0]
+        if (
+            row is None
+            or tensor.shape != row.shape
+            or len(tensor.data) != row.width
+            or tensor.name != row.name
+            or tensor.datatype != row.datatype
+            or tensor.parameters is not None
+        ):
+            return False
+        call.target, call.runnable, call.arm = target, loaded, target.arm
+        call.values, call.rows, call.request_id = tensor.data, 1, plain.id
+        call.chosen, call.output_names = loaded.every_output, loaded.output_names
+        self._charge(call)
+        return True
+
+    def _decode(self, call: Call) -> None:
         if call.protocol == "grpc":
             request = grpc_message.request_of(call.message)
         elif call.header_length is None:
@@ -119,8 +153,7 @@ class Predictions:
         else:
             length = binary_tail.parse_header_length(call.header_length, len(call.body))
             request = rest_binary.decode(call.body, length)
-        call.request, call.admission, call.features = request, admission, None
-        call.ended = self._finish
+        call.request, call.request_id = request, request.id
         parameters = request.parameters
         if parameters:
             _read_parameters(call, parameters)
@@ -160,6 +193,10 @@ class Predictions:
         else:
             call.chosen = signature.output_indexes(call.request.outputs)
             call.output_names = tuple(loaded.output_names[i] for i in call.chosen)
+        self._charge(call)
+
+    def _charge(self, call: Call) -> None:
+        call.ended = self._finish
         call.prediction_id = self._ids.next()
         if call.deadline is None:
             call.deadline = call.began + self._timeout_s
@@ -184,14 +221,29 @@ class Predictions:
         """Let a shadow see the same rows; its answer goes to the log alone, its faults to nobody."""
         copy = call.copy_for(shadow, self._finish_shadow)
         try:
-            copy.feeds, copy.rows = shadow.loaded.signature.feeds(call.request.inputs, rows_max=self._rows_max)
+            copy.feeds, copy.rows = shadow.loaded.signature.feeds(_tensors(call), rows_max=self._rows_max)
             self._batcher.submit(copy)
+        except FloatingPointError:  # the call itself will be refused
+            return
         except ClaveError as refusal:
             copy.feeds, copy.rows = call.feeds, call.rows
             self._finish_shadow(copy, None, refusal)
 
     def _finish_shadow(self, copy: Call, outputs: Arrays | None, error: Exception | None) -> None:
         self._record(copy, outputs, error)
+
+    def _deliver(self, calls: list[Call], run: Run) -> None:
+        """Answer the calls of a run. Ordinary requests are answered, counted and logged together."""
+        outputs = run.outputs or []
+        row = calls[0].runnable.row
+        if row is None or None in [call.values for call in calls] or not _as_declared(outputs, row, len(calls)):
+            deliver_each(calls, run)
+            return
+        ended = time.monotonic()
+        self._log.add_run(calls, run.feeds[0], outputs, ended)  # first: an answer given is an answer on record
+        for call, numbers in zip(calls, printed_rows(outputs), strict=True):
+            body = call.target.template.render(call.prediction_id, call.request_id, numbers)
+            call.answered(Reply(body, limit_headers=self._admissions.limit_headers(call.admission, ended)))
 
     def _finish(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
         if outputs is None:
@@ -203,11 +255,14 @@ class Predictions:
             self._record(call, outputs, fault)
             self._refuse(call, fault, call.target)
             return
-        call.answered(reply)
         self._record(call, outputs, None)
+        call.answered(reply)
 
     def _fail(self, call: Call, error: Exception | None) -> None:
         loaded = call.target.loaded
+        if isinstance(error, FloatingPointError) and call.values is not None:
+            self._refuse(call, _out_of_range(call.body), call.target)
+            return
         if isinstance(error, RuntimeRefused):
             _log.warning("model_run_failed", model=loaded.model, version=loaded.version, error=str(error)[:500])
             error = ModelRunFailed(call.target.endpoint.name, str(loaded.version))
@@ -221,27 +276,18 @@ class Predictions:
         self._log.add(call)
 
     def _encode(self, call: Call, outputs: Arrays) -> Reply:
-        request, target = call.request, call.target
-        if call.protocol == "rest" and not request.binary_outputs and request.outputs is None and call.features is None:
-            templates = target.templates
-            if templates.usable:
-                return Reply(
-                    templates.render(
-                        arm=target.arm,
-                        prediction_id=call.prediction_id.encode(),
-                        request_id=request.id,
-                        chosen=call.chosen,
-                        outputs=outputs,
-                    )
-                )
+        headers = self._admissions.limit_headers(call.admission, time.monotonic())
         answer = _answer(call, outputs)
+        if call.values is not None:
+            return Reply(rest_json.encode(answer), limit_headers=headers)
+        request = call.request
         if call.protocol == "grpc":
-            return Reply(grpc_message.encode(answer, raw=request.raw_outputs))
+            return Reply(grpc_message.encode(answer, raw=request.raw_outputs), limit_headers=headers)
         binary = _binary_outputs(request, answer)
         if not binary:
-            return Reply(rest_json.encode(answer))
+            return Reply(rest_json.encode(answer), limit_headers=headers)
         body, json_length = rest_binary.encode(answer, binary=binary)
-        return Reply(body, json_length)
+        return Reply(body, json_length, limit_headers=headers)
 
     def _refuse(self, call: Call, error: Exception, target: Target | None = None) -> None:
         refusal = as_refusal(error, model=call.model)
@@ -288,7 +334,27 @@ def _answer(call: Call, outputs: Arrays) -> InferenceAnswer:
     loaded = call.target.loaded
     specs = loaded.signature.outputs
     tensors = [Tensor(specs[i].name, specs[i].datatype, output) for i, output in zip(call.chosen, outputs, strict=True)]
-    return InferenceAnswer(call.target.endpoint.name, str(loaded.version), tensors, call.request.id, parameters)
+    return InferenceAnswer(call.target.endpoint.name, str(loaded.version), tensors, call.request_id, parameters)
+
+
+def _as_declared(outputs: Arrays, row: RowShape, rows: int) -> bool:
+    return all(output.shape == (rows, *shape) for output, shape in zip(outputs, row.output_shapes, strict=True))
+
+
+def _tensors(call: Call) -> list[Tensor]:
+    if call.values is None:
+        return call.request.inputs
+    spec = call.runnable.signature.inputs[0]
+    return [Tensor(spec.name, spec.datatype, call.feeds[0])]
+
+
+def _out_of_range(body: bytes) -> Exception:
+    """Word the fault of a row whose values do not fit; the general decoder finds it."""
+    try:
+        rest_json.decode(body)
+    except ClaveError as refusal:
+        return refusal
+    return InvalidInferRequest("inputs[0].data", "holds a number out of range.")
 
 
 def _require_no_tensors(request: InferenceRequest) -> None:

@@ -1,18 +1,16 @@
 """Records every answered request for the monitor, without ever delaying an answer.
 
-Requests leave a small tuple here. A flush, a few milliseconds later, turns tuples into `PredictionRecord` documents and
-adds them to the stream as one entry. While Redis is away, or the stream is full because nobody reads it, entries go to
-the spool on disk and follow later, in order. What neither place could hold is counted; nothing is lost in silence.
+Requests that ran together become `PredictionRecord` documents together, and stand in the journal on disk before their
+answers leave. A flush, a few milliseconds later, adds what waits to the stream as one entry. While Redis is away, or
+the stream is full because nobody reads it, entries go to the spool on disk and follow later, in order. What neither
+place could hold is counted; nothing is lost in silence.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import numpy as np
-import orjson
 from clave_common.background import Background
 from clave_common.ids import new_id
 from clave_common.logs import get_logger
@@ -24,15 +22,14 @@ from redis.exceptions import RedisError, ResponseError
 
 from clave_inference.domain.routing import ArmRole
 from clave_inference.metrics import PredictionMetrics
-from clave_inference.runtime.loaded_version import LoadedVersion
 from clave_inference.services.call import Call
+from clave_inference.services.prediction_records import RecordEncoder
+from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool, SpoolFull
 
 _log = get_logger(__name__)
 _RECORDS_PER_ENTRY = 256
-_HEADS_MAX = 1_000
 SHADOW = ArmRole.SHADOW.value
-_WRITE = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _REPLAY_PER_ROUND = 200
 
 
@@ -90,9 +87,10 @@ class PredictionLog:
     Args:
         stream: Where entries go.
         spool: Where they wait while the stream does not take them.
-        metrics: Told about every answer, a flush at a time.
+        journal: Keeps records from the answer to the flush.
+        metrics: Told about every answer, a run at a time.
         flush_after_s: Seconds that a record waits for company.
-        buffered_max: Records in memory at most; beyond, the oldest part is written out at once.
+        buffered_max: Records in memory at most; beyond, new ones are dropped and counted.
     """
 
     def __init__(
@@ -100,6 +98,7 @@ class PredictionLog:
         *,
         stream: Stream,
         spool: Spool,
+        journal: Journal,
         metrics: PredictionMetrics,
         flush_after_s: float,
         buffered_max: int,
@@ -107,25 +106,58 @@ class PredictionLog:
         self._metrics = metrics
         self._stream = stream
         self._spool = spool
+        self._journal = journal
         self._flush_after_s = flush_after_s
         self._buffered_max = buffered_max
-        self._records: list[Call] = []
-        self._heads = RecordHeads()
+        self._records: list[bytes] = []
+        self._encoder = RecordEncoder()
         self._wake = asyncio.Event()
+        self._flushing = asyncio.Lock()
         self._room = True
         self._room_checked_at = 0.0
         self.logged = 0
         self.spooled = 0
         self.dropped = 0
         self.stream_away = False
+        self._recover()
 
-    def add(self, record: Call) -> None:
-        """Take a record; never waits, never raises."""
-        if len(self._records) >= self._buffered_max:
-            self.dropped += 1
+    def _recover(self) -> None:
+        left = self._journal.left_behind()
+        for piece in left:
+            self._keep(new_id("plb"), b"[" + piece + b"]", piece.count(b'"latency_ms":'))
+        if left:
+            _log.warning("prediction_journal_recovered", pieces=len(left))
+        self._journal.clear()
+
+    def add_run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> None:
+        """Take the ordinary requests of a run; never waits.
+
+        Args:
+            calls: One row each.
+            rows: What they brought, shape (calls, columns).
+            outputs: What they got, the same number of rows.
+            ended: Monotonic seconds.
+        """
+        loaded = calls[0].runnable
+        scores, labels = loaded.scores(outputs, loaded.output_names), loaded.labels(outputs, loaded.output_names)
+        self._take(self._encoder.encode_rows(calls, rows, scores, labels, ended))
+        self._metrics.succeeded_together(calls, scores, ended)
+
+    def add(self, call: Call) -> None:
+        """Take any one request; never waits."""
+        self._take([self._encoder.encode(call)])
+        if call.error is None and call.arm != SHADOW:
+            self._metrics.succeeded(call)
+
+    def _take(self, records: list[bytes]) -> None:
+        held = self._records
+        if len(held) >= self._buffered_max:
+            self.dropped += len(records)
             return
-        self._records.append(record)
-        if len(self._records) == 1 or len(self._records) == _RECORDS_PER_ENTRY:
+        self._journal.write(b",".join(records))
+        before = len(held)
+        held += records
+        if not before or before < _RECORDS_PER_ENTRY <= len(held):
             self._wake.set()
 
     @property
@@ -137,7 +169,8 @@ class PredictionLog:
         """Flush until cancelled; replay the spool whenever the stream takes entries again."""
         while True:
             try:
-                await asyncio.wait_for(self._wake.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._wake.wait()
             except TimeoutError:
                 await self._replay()
                 background.healthy(loop_name)
@@ -146,20 +179,30 @@ class PredictionLog:
             if len(self._records) < _RECORDS_PER_ENTRY:
                 await asyncio.sleep(self._flush_after_s)
             await self.flush()
+            if self._records:  # came while the flush waited for Redis: they wait for company like the others
+                self._wake.set()
             if self._spool.entries:
                 await self._replay()
 
     async def flush(self) -> None:
-        """Write out everything that waits in memory."""
-        while self._records:
-            part, self._records = self._records[:_RECORDS_PER_ENTRY], self._records[_RECORDS_PER_ENTRY:]
-            self._metrics.succeeded([call for call in part if call.error is None and call.arm != SHADOW])
-            entry_id, body = new_id("plb"), encode_records(part, self._heads)
+        """Write out what waits in memory now."""
+        async with self._flushing:  # one at a time: segments of the journal are finished in their order
+            await self._flush_all()
+
+    async def _flush_all(self) -> None:
+        records, self._records = self._records, []
+        if not records:
+            return
+        segment = self._journal.turn()
+        for start in range(0, len(records), _RECORDS_PER_ENTRY):
+            part = records[start : start + _RECORDS_PER_ENTRY]
+            entry_id, body = new_id("plb"), b"[" + b",".join(part) + b"]"
             # Entries keep their order: while the spool holds older ones, new ones queue behind them.
             if self._spool.entries or not await self._sent(entry_id, body):
                 self._keep(entry_id, body, len(part))
             else:
                 self.logged += len(part)
+        self._journal.finished(segment)
 
     async def _sent(self, entry_id: str, body: bytes) -> bool:
         try:
@@ -201,96 +244,5 @@ class PredictionLog:
     async def close(self) -> None:
         """Write out the rest before the process ends."""
         await self.flush()
+        self._journal.close()
         self._spool.close()
-
-
-class RecordHeads:
-    """The part of a record that repeats, encoded once: endpoint, model, version, arm, caller, columns."""
-
-    def __init__(self) -> None:
-        self._heads: dict[tuple[Any, ...], bytes] = {}
-
-    def head(self, call: Call) -> bytes:
-        """Give the members that a call shares with others of its kind, without the closing brace."""
-        target, caller = call.target, call.admission.caller
-        key = (target, caller.subject_id, call.protocol)
-        head = self._heads.get(key)
-        if head is None:
-            if len(self._heads) >= _HEADS_MAX:
-                self._heads.clear()
-            loaded = target.loaded
-            document = {
-                "endpoint": target.endpoint.name,
-                "model": loaded.model,
-                "model_version": loaded.version,
-                "arm": target.arm,
-                "principal": caller.subject_id,
-                "tenant": target.endpoint.tenant,
-                "protocol": call.protocol,
-                "columns": _columns(loaded, call.feeds),
-            }
-            head = self._heads[key] = orjson.dumps(document)[:-1] + b","
-        return head
-
-
-def encode_records(calls: Sequence[Call], heads: RecordHeads) -> bytes:
-    """Encode answered calls as the JSON array that `PredictionRecord` describes."""
-    offset = time.time() - time.monotonic()
-    records = [
-        heads.head(call) + orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)[1:] for call in calls
-    ]
-    return b"[" + b",".join(records) + b"]"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    raise TypeError(type(value).__name__)
-
-
-def _document(call: Call, offset: float) -> dict[str, Any]:
-    loaded, outputs = call.runnable, call.outputs
-    scores = labels = None
-    if outputs is not None:
-        scores = loaded.scores(outputs, call.output_names)
-        labels = loaded.labels(outputs, call.output_names)
-    return {
-        "id": call.prediction_id,
-        "at": datetime.fromtimestamp(call.began + offset, UTC),
-        "values": _values(loaded, call.feeds),
-        "entities": None if call.features is None else call.features.entities,
-        "score": [] if scores is None else scores,
-        "label": labels,
-        "latency_ms": round(call.took_s * 1e3, 3),
-        "error": call.error,
-    }
-
-
-def _is_table(feeds: Sequence[NDArray[Any]]) -> bool:
-    return len(feeds) == 1 and feeds[0].ndim == 2 and feeds[0].dtype.kind in "fiu"  # noqa: PLR2004  rows, columns
-
-
-def _scalar_inputs(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
-    return [
-        (spec.name, feed.reshape(len(feed)))
-        for spec, feed in zip(loaded.signature.inputs, feeds, strict=True)
-        if feed.dtype.kind in "fiub" and feed.ndim and feed.size == len(feed)
-    ]
-
-
-def _columns(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> list[str]:
-    names = loaded.signature.feature_names
-    if _is_table(feeds):
-        width = feeds[0].shape[1]
-        return list(names) if len(names) == width else [f"f{i}" for i in range(width)]
-    return [name for name, _ in _scalar_inputs(loaded, feeds)]
-
-
-def _values(loaded: LoadedVersion, feeds: Sequence[NDArray[Any]]) -> Any:
-    """Give the inputs as a table (rows, columns); tensors of more dimensions are left out of the log."""
-    if _is_table(feeds):
-        return np.ascontiguousarray(feeds[0])
-    columns = [values.astype(np.float64) for _, values in _scalar_inputs(loaded, feeds)]
-    return np.stack(columns, axis=1) if columns else []

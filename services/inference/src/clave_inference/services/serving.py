@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from clave_inference.codecs.answer_template import AnswerTemplates
+from clave_inference.codecs.answer_template import AnswerTemplate
 from clave_inference.domain.errors import ModelNotReady, ModelUnknown
 from clave_inference.domain.routing import Arm, ArmRole, Route, place_of
 from clave_inference.runtime.loaded_version import LoadedVersion
@@ -50,11 +50,18 @@ class Target:
     loaded: LoadedVersion
     arm: str
     shadows: "tuple[Target, ...]" = ()
-    templates: AnswerTemplates = field(init=False)
+    version_text: str = field(init=False)
+    template: AnswerTemplate = field(init=False)
 
     def __post_init__(self) -> None:
         loaded = self.loaded
-        self.templates = AnswerTemplates(self.endpoint.name, str(loaded.version), loaded.signature.outputs)
+        self.version_text = str(loaded.version)
+        self.template = AnswerTemplate(
+            model_name=self.endpoint.name,
+            model_version=self.version_text,
+            arm=self.arm,
+            outputs=loaded.signature.outputs,
+        )
 
 
 @dataclass(frozen=True, slots=True)
