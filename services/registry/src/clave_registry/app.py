@@ -30,6 +30,7 @@ from redis.asyncio import Redis
 
 from clave_registry.analysis import MonitorAnalysis
 from clave_registry.api.blobs import blob_routes
+from clave_registry.api.cards import card_routes
 from clave_registry.api.endpoints import endpoint_routes
 from clave_registry.api.models import model_routes
 from clave_registry.api.operations import Operations
@@ -148,6 +149,7 @@ def wire(
         blob_routes(operations),
         model_routes(operations),
         version_routes(operations),
+        card_routes(operations),
         endpoint_routes(operations),
         webhook_routes(operations),
         mlflow_routes(Context(database, store, now, inspector, blob_bytes_max=settings.blob_bytes_max)),

@@ -197,7 +197,9 @@ async def test_card_is_generated_and_completed_by_people(bench: Bench) -> None:
     path = f"{API}/models/churn/versions/1/card"
     card = (await bench.call("user:vic", "GET", path, expect=200)).json()
     assert card["model_details"]["feature_set"]["count"] == 3
-    assert card["performance"]["metrics"][0] == {"name": "auc", "values": {"train": 0.87, "test": 0.83}}
+    metric = card["performance"]["metrics"][0]
+    assert (metric["name"], metric["values"]) == ("auc", {"train": 0.87, "test": 0.83})
+    assert metric["evidence"]["gates"][0]["n"] == 2000
     text = (await bench.call("user:vic", "GET", path, params={"format": "md"}, expect=200)).text
     assert "## 2. Performance" in text
     assert "1,000 requests/min" in text or "1000 requests/min" in text
@@ -211,6 +213,36 @@ async def test_card_is_generated_and_completed_by_people(bench: Bench) -> None:
     assert (stale.status_code, stale.json()["code"]) == (412, "stale_if_match")
     bad = await bench.call("user:ana", "PATCH", path, {"rate_limit_per_minute": -1})
     assert bad.status_code == 422
+
+
+async def test_cards_are_read_in_every_form_and_compared_with_the_champion(bench: Bench) -> None:
+    await register(bench)
+    lineage = {**version_request([])["lineage"], "parent_version": 1}
+    await register(bench, lineage=lineage, params={"max_depth": 6})
+    path = f"{API}/models/churn/versions/2"
+    sections = {
+        "model-card-toolkit": "quantitative_analysis",
+        "sagemaker": "evaluation_details",
+        "cyclonedx": "modelParameters",
+        "annex-iv": "sections",
+    }
+    for form, section in sections.items():
+        shown = (await bench.call("user:vic", "GET", f"{path}/card", params={"format": form}, expect=200)).json()
+        assert section in shown
+    for form, begins in {"huggingface": "---\n", "annex-iv-md": "# Technical documentation"}.items():
+        text = (await bench.call("user:vic", "GET", f"{path}/card", params={"format": form}, expect=200)).text
+        assert text.startswith(begins)
+    await bench.call("user:vic", "GET", f"{path}/card", params={"format": "docx"}, expect=422)
+    diff = (await bench.call("user:vic", "GET", f"{path}/card/diff", expect=200)).json()
+    assert (diff["this"], diff["other"]) == (2, 1)
+    assert {"path": "parameters.max_depth", "this": 6, "other": 5} in diff["changes"]
+    none = await bench.call("user:vic", "GET", f"{API}/models/churn/versions/1/card/diff")
+    assert (none.status_code, none.json()["code"]) == (409, "no_champion")
+    bom = await bench.call("user:vic", "GET", f"{path}/ml-bom", expect=200)
+    assert bom.headers["content-type"].startswith("application/vnd.cyclonedx+json")
+    assert bom.json()["components"][0]["name"] == "model.onnx"
+    event = (await bench.call("user:vic", "GET", f"{path}/openlineage", expect=200)).json()
+    assert event["outputs"][0]["name"] == "models/churn"
 
 
 async def test_lineage_is_found_in_both_directions(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import orjson
 from clave_common.errors import InvalidArgument
 from clave_contracts.schema import Request as Body
-from fastapi import Header
+from fastapi import Header, Path
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -13,6 +13,7 @@ from clave_registry.converters import etag
 
 IfMatch = Annotated[str | None, Header(description="ETag of the state that the change was made from.")]
 VERSION_MAX = 2**31 - 1
+Number = Annotated[int, Path(ge=1, le=VERSION_MAX)]
 
 
 class ModelUpdate(Body):

@@ -1,28 +1,22 @@
 """Routes of model versions: register, read, tag, submit, approve, reject, archive; cards and lineage."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from clave_common.access import Caller, governed
-from clave_common.errors import InvalidArgument
 from clave_common.idempotency import answer_once
 from clave_common.pages import PageSize, PageToken
 from clave_common.pages import page_size as bounded_page_size
 from clave_contracts import registry as contract
-from fastapi import APIRouter, Body, Header, Path, Query, Request
-from pydantic import ValidationError
-from starlette.responses import HTMLResponse, Response
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
 from clave_registry.api.operations import Operations
-from clave_registry.api.rendering import VERSION_MAX, IfMatch, Reason, TagChange, answer, revision_of
-from clave_registry.cards.rendering import render_html, render_markdown
+from clave_registry.api.rendering import IfMatch, Number, Reason, TagChange, answer, revision_of
 
 _VERSIONS = f"{contract.API}/models/{{model}}/versions"
 _VERSION = f"{_VERSIONS}/{{version}}"
 _ID = "models/{model}/versions/{version}"
 _TYPE = "model_version"
-Form = Literal["json", "md", "html"]
-_FORMS: dict[str, Form] = {"text/markdown": "md", "text/html": "html"}
-Number = Annotated[int, Path(ge=1, le=VERSION_MAX)]
 
 
 def version_routes(operations: Operations) -> APIRouter:
@@ -82,7 +76,6 @@ def version_routes(operations: Operations) -> APIRouter:
         return answer(shown, revision=revision)
 
     _add_stage_routes(router, operations)
-    _add_card_routes(router, operations)
     _add_lineage_routes(router, operations)
     return router
 
@@ -141,48 +134,6 @@ def _add_stage_routes(router: APIRouter, operations: Operations) -> None:
     ) -> Response:
         revision = revision_of(if_match)
         return answer(await approvals.archive(caller, model, version, reason=body.reason, revision=revision))
-
-
-def _add_card_routes(router: APIRouter, operations: Operations) -> None:
-    @router.get(f"{_VERSION}/card", summary="Read the model card as JSON, Markdown or HTML")
-    async def get_card(
-        model: str,
-        version: Number,
-        form: Annotated[Form | None, Query(alias="format", description="Goes before Accept.")] = None,
-        accept: Annotated[str, Header()] = "application/json",
-        caller: Caller = governed("registry:version.read", resource_type=_TYPE, resource_id=_ID),
-    ) -> Response:
-        card, revision = await operations.cards.get(caller, model, version)
-        form = form or _accepted(accept)
-        if form == "md":
-            return Response(render_markdown(card), media_type="text/markdown; charset=utf-8")
-        if form == "html":
-            policy = "default-src 'none'; style-src 'unsafe-inline'"
-            return HTMLResponse(render_html(card), headers={"Content-Security-Policy": policy})
-        return answer(card, revision=revision)
-
-    @router.patch(f"{_VERSION}/card", summary="Write the parts of the card that only a person can")
-    async def edit_card(
-        model: str,
-        version: Number,
-        changes: Annotated[dict[str, Any], Body(description="Fields of CardInput; absent = stays.")],
-        if_match: IfMatch = None,
-        caller: Caller = governed("registry:card.write", resource_type=_TYPE, resource_id=_ID),
-    ) -> Response:
-        try:
-            card, revision = await operations.cards.edit(
-                caller, model, version, changes, revision=revision_of(if_match)
-            )
-        except ValidationError as error:
-            fault = error.errors()[0]
-            field = ".".join(str(part) for part in fault["loc"])
-            raise InvalidArgument(f"{field}: {fault['msg']}.", field=field) from error
-        return answer(card, revision=revision)
-
-
-def _accepted(accept: str) -> Form:
-    wanted = [part.partition(";")[0].strip() for part in accept.split(",")]
-    return next((_FORMS[name] for name in wanted if name in _FORMS), "json")
 
 
 def _add_lineage_routes(router: APIRouter, operations: Operations) -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from clave_registry.domain.card_diff import against_champion
+from clave_registry.domain.card_slices import slice_rows
+
 CARD_VERSION = "1.0"
 RATE_LIMIT_PER_MINUTE_DEFAULT = 1000.0
 HUMAN_FIELDS = ("intended_use", "limitations", "ethical_considerations")
@@ -23,6 +26,7 @@ REQUIRED_BY_RISK: Mapping[str, tuple[str, ...]] = {
 }
 HEADLINE_METRICS = ("auc", "accuracy")
 PARITY = "parity_ratio"
+_GATE_FIELDS = ("gate", "verdict", "estimate", "low", "high", "limit", "n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ def _details(facts: CardFacts) -> dict[str, Any]:
         "algorithm": facts.texts.get("algorithm") or str(facts.params.get("algorithm", "")),
         "task": facts.signature.get("task"),
         "training_data": [_dataset(dataset) for dataset in facts.lineage.get("datasets") or []],
+        "inputs": [dict(tensor) for tensor in facts.signature.get("inputs") or []],
+        "outputs": [dict(tensor) for tensor in facts.signature.get("outputs") or []],
         "feature_set": {"count": len(columns), "features": columns},
         "parameters": dict(facts.params),
         "owners": list(facts.texts.get("owners") or []),
@@ -109,14 +115,41 @@ def _performance(facts: CardFacts) -> dict[str, Any]:
         "evaluated": facts.evaluation is not None,
         "rows": evaluation.get("rows"),
         "splits": splits,
-        "metrics": [{"name": name, "values": {split: metrics[split].get(name) for split in splits}} for name in names],
+        "metrics": [
+            {
+                "name": name,
+                "values": {split: metrics[split].get(name) for split in splits},
+                "evidence": _evidence(facts, name),
+            }
+            for name in names
+        ],
         "fairness": _fairness(evaluation),
-        "slices": list(evaluation.get("slices") or []),
+        "slices": slice_rows(evaluation.get("slices") or []),
         "gates": [dict(gate) for gate in evaluation.get("gates") or []],
         "champion": evaluation.get("champion"),
+        "against_champion": against_champion(evaluation),
         "importance": dict(sorted((evaluation.get("importance") or {}).items(), key=lambda pair: -abs(pair[1]))[:20]),
         "latency_us_p50": evaluation.get("latency_us_p50"),
     }
+
+
+def _evidence(facts: CardFacts, metric: str) -> dict[str, Any]:
+    """Say where a figure comes from: run, data, rows, and the gate that judged it with its interval and n."""
+    evaluation = facts.evaluation or {}
+    gates = [gate for gate in evaluation.get("gates") or [] if metric in _words(str(gate.get("gate")))]
+    datasets = facts.lineage.get("datasets") or []
+    return {
+        "run": facts.links.get("run"),
+        "dataset_digests": [dataset.get("digest") for dataset in datasets],
+        "rows": evaluation.get("rows"),
+        "gates": [{field: gate.get(field) for field in _GATE_FIELDS} for gate in gates],
+    }
+
+
+def _words(gate: str) -> set[str]:
+    """Name what a gate may judge: ``champion_challenger:log_loss`` and ``auc_min`` judge log_loss and auc."""
+    last = gate.rpartition(":")[2]
+    return {gate, last, last.removesuffix("_min"), last.removesuffix("_max"), last.removesuffix("_loss")}
 
 
 def _metric_order(name: str) -> tuple[int, str]:

@@ -2,16 +2,35 @@
 
 from typing import Any
 
+import orjson
 from clave_common.access import Caller
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
+from clave_common.errors import FailedPrecondition, PayloadTooLarge
 from clave_contracts import registry as contract
 
+from clave_registry.converters import to_artifacts
 from clave_registry.domain.card import CardFacts, build_card
+from clave_registry.domain.card_diff import card_diff
 from clave_registry.services.governance import record_change, require_revision, version_path
 from clave_registry.services.versions import version_of
 from clave_registry.storage import endpoints, versions
 from clave_registry.storage.records import ModelRow, VersionRow
+
+CARD_BYTES_MAX = 100_000
+
+
+def require_card_size(card: dict[str, Any]) -> None:
+    """Refuse texts that no reader would read.
+
+    Raises:
+        PayloadTooLarge: They have more than `CARD_BYTES_MAX` bytes as JSON.
+    """
+    size = len(orjson.dumps(card))
+    if size > CARD_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"A card's texts have at most {CARD_BYTES_MAX} bytes; these have {size}.", limit=CARD_BYTES_MAX
+        )
 
 
 class Cards:
@@ -26,6 +45,41 @@ class Cards:
         async with self._database.transaction() as tx:
             model_row, row = await version_of(tx, caller, model, version)
             return build_card(await _facts(tx, model_row, row)), row.revision
+
+    async def get_with_artifacts(
+        self, caller: Caller, model: str, version: int
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Generate a version's card, and list its artifacts."""
+        async with self._database.transaction() as tx:
+            model_row, row = await version_of(tx, caller, model, version)
+            entries = await versions.entries_of(tx, [row.manifest_digest])
+            artifacts = [artifact.model_dump() for artifact in to_artifacts(entries)]
+            return build_card(await _facts(tx, model_row, row)), artifacts
+
+    async def diff(self, caller: Caller, model: str, version: int, other: int | None) -> dict[str, Any]:
+        """Compare a version's card with another's.
+
+        Args:
+            caller: Who asks.
+            model: Name of the model.
+            version: Number of the version.
+            other: Number to compare with; when None the champion: the version it was evaluated against, or its
+                parent, or the one that answers for an endpoint.
+
+        Raises:
+            FailedPrecondition: There is no champion to compare with.
+        """
+        async with self._database.transaction() as tx:
+            model_row, row = await version_of(tx, caller, model, version)
+            found = other if other is not None else await _champion(tx, model_row, row)
+            if found is None:
+                raise FailedPrecondition(
+                    "There is no champion to compare with; name a version.", code="no_champion", version=version
+                )
+            _, other_row = await version_of(tx, caller, model, found)
+            return card_diff(
+                build_card(await _facts(tx, model_row, row)), build_card(await _facts(tx, model_row, other_row))
+            )
 
     async def edit(
         self, caller: Caller, model: str, version: int, changes: dict[str, Any], *, revision: int | None
@@ -43,6 +97,7 @@ class Cards:
             model_row, row = await version_of(tx, caller, model, version, lock=True)
             require_revision(row.revision, revision)
             card = contract.CardInput.model_validate({**row.card, **changes}).model_dump(mode="json")
+            require_card_size(card)
             row = await versions.change(tx, row, at=self._clock.now(), card=card)
             fields = sorted(changes)
             await versions.remember(
@@ -51,12 +106,21 @@ class Cards:
             await record_change(
                 tx,
                 caller,
-                "registry:card.write",
+                "registry:card.edit",
                 version_path(model, version),
                 tenant=model_row.tenant,
                 fields=fields,
             )
             return build_card(await _facts(tx, model_row, row)), row.revision
+
+
+async def _champion(tx: Transaction, model: ModelRow, row: VersionRow) -> int | None:
+    compared = ((row.evaluation or {}).get("champion") or {}).get("version")
+    live = [e.live_version for e in await endpoints.of_model(tx, model.id) if e.live_version]
+    for number in (compared, row.lineage.get("parent_version"), *live):
+        if number is not None and number != row.version:
+            return int(number)
+    return None
 
 
 async def _facts(tx: Transaction, model: ModelRow, row: VersionRow) -> CardFacts:

@@ -6,6 +6,7 @@ from clave_common.access import Caller
 from clave_common.database import Database, Transaction
 from clave_common.errors import InvalidArgument
 
+from clave_registry.domain import openlineage
 from clave_registry.services.governance import tenant_of
 from clave_registry.services.versions import version_of
 from clave_registry.storage import endpoints, rollouts, versions
@@ -35,6 +36,19 @@ class Lineages:
                 "endpoints": await _assignments(tx, model_row, row),
                 "rollouts": await _rollouts(tx, model_row, row),
             }
+
+    async def openlineage(self, caller: Caller, model: str, version: int) -> dict[str, Any]:
+        """Describe how a version came to be as an OpenLineage run event."""
+        async with self._database.transaction() as tx:
+            _, row = await version_of(tx, caller, model, version)
+        return openlineage.run_event(
+            model=model,
+            version=version,
+            manifest_digest=row.manifest_digest,
+            lineage=row.lineage,
+            params=row.params,
+            at=row.created_at,
+        )
 
     async def of_dataset(self, caller: Caller, *, digest: str | None, dataset_id: str | None) -> dict[str, Any]:
         """List the versions that were made from a training set, and the endpoints they answer for now.
