@@ -229,6 +229,31 @@ class TrainingSet(Answer):
     consent_policy: str | None = None
 
 
+class MembershipRequest(Request):
+    """One entity, by its keys: ``{"customer_id": "7590-VHVEG"}``."""
+
+    keys: dict[str, str | int] = Field(min_length=1, max_length=10)
+
+
+class Membership(Answer):
+    """A training set that holds rows of an entity."""
+
+    training_set: TrainingSet
+    matching_rows: int
+
+
+class MembershipPage(Answer):
+    """A page of training sets that hold rows of an entity.
+
+    Attributes:
+        searched: Training sets that were looked into for this page.
+    """
+
+    items: list[Membership]
+    searched: int
+    next_page_token: str | None = None
+
+
 class FeaturesClient(ServiceClient):
     """Calls the feature service."""
 
@@ -265,6 +290,18 @@ class FeaturesClient(ServiceClient):
     async def training_set(self, training_set_id: str) -> TrainingSet:
         """Describe a training set."""
         return await self.get(TrainingSet, f"{API}/training-sets/{training_set_id}")
+
+    async def training_sets_with(
+        self, keys: dict[str, str | int], *, page_token: str | None = None, on_behalf_of: str | None = None
+    ) -> MembershipPage:
+        """Page through the training sets that hold rows of an entity."""
+        suffix = f"?page_token={page_token}" if page_token else ""
+        return await self.post(
+            MembershipPage,
+            f"{API}/training-sets/search-by-entity{suffix}",
+            MembershipRequest(keys=keys),
+            on_behalf_of=on_behalf_of,
+        )
 
     async def training_set_data(self, training_set_id: str) -> AsyncIterator[bytes]:
         """Stream a training set's Parquet file."""

@@ -202,6 +202,36 @@ async def test_a_retried_request_for_a_training_set_gives_the_same_one(feature_s
     assert set(manifest["files"]) == {"outcome", "billing"}
 
 
+async def test_training_sets_are_found_by_the_entity_they_hold(feature_store):
+    await filled(feature_store)
+    request = {"feature_service": "churn_v1", "label_view": "outcome", "label": "churned"}
+    made = [
+        (await feature_store.post(f"{API}/training-sets", json={**request, "name": name, **span})).json()
+        for name, span in (("all", {}), ("early", {"as_of": "2026-11-09T00:00:00Z"}))
+    ]
+    path = f"{API}/training-sets/search-by-entity"
+
+    async def holding(keys, **params):
+        answer = await feature_store.post(path, json={"keys": keys}, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    everywhere = {one["name"]: one["rows"] for one in made if one.get("rows")}
+    found = {
+        item["training_set"]["name"]: item["matching_rows"] for item in (await holding({"customer_id": 1}))["items"]
+    }
+    assert found["all"] == 2
+    assert set(found) <= set(everywhere)
+    assert (await holding({"customer_id": "1"}))["items"][-1]["matching_rows"] >= 1
+    for nobody in ({"customer_id": 424242}, {"customer_id": "no number"}, {"household": 1}):
+        assert (await holding(nobody))["items"] == []
+    first = await holding({"customer_id": 1}, page_size=1)
+    assert first["searched"] == 1
+    second = await holding({"customer_id": 1}, page_size=1, page_token=first["next_page_token"])
+    assert second["searched"] <= 1
+    assert (await feature_store.post(path, json={"keys": {}})).status_code == 422
+
+
 async def test_a_corrected_outcome_replaces_the_earlier_one(feature_store):
     await filled(feature_store)
     corrected = [{**LABELS[0], "churned": True}]

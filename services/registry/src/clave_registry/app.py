@@ -21,6 +21,7 @@ from clave_common.service_app import create_service_app
 from clave_common.settings import ServiceSettings
 from clave_common.streams import StreamConsumer
 from clave_contracts.events import event_stream
+from clave_contracts.features import FeaturesClient
 from clave_contracts.monitor import MonitorClient
 from clave_contracts.registry import API
 from fastapi import APIRouter, FastAPI
@@ -40,6 +41,7 @@ from clave_registry.controller import LOOP_NAME as ROLLOUT_LOOP
 from clave_registry.controller import RolloutController
 from clave_registry.domain.version import Quorum
 from clave_registry.domain.webhook import AllowList
+from clave_registry.membership import FeaturesMembership
 from clave_registry.mlflow.api import ARTIFACTS, mlflow_routes
 from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.errors import MlflowErrors
@@ -52,7 +54,7 @@ from clave_registry.services.collection import LOOP_NAME as COLLECTION_LOOP
 from clave_registry.services.collection import Collection
 from clave_registry.services.desired import DesiredStates
 from clave_registry.services.endpoints import Endpoints
-from clave_registry.services.lineage import Lineages
+from clave_registry.services.lineage import Lineages, MembershipSource
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import AnalysisSource, Rollouts
 from clave_registry.services.versions import Versions
@@ -119,6 +121,7 @@ def wire(
     store: BlobStore,
     access: Access,
     source: AnalysisSource,
+    membership: MembershipSource,
     webhook_key: bytes,
     inspector: ModelInspector | None = None,
     clock: Clock | None = None,
@@ -139,7 +142,7 @@ def wire(
         versions=Versions(database, store, inspector, now),
         approvals=Approvals(database, access, now, quorum=quorum),
         cards=Cards(database, now),
-        lineage=Lineages(database),
+        lineage=Lineages(database, membership=membership),
         endpoints=Endpoints(database, access, now, quorum=quorum),
         rollouts=rollouts,
         desired=DesiredStates(database),
@@ -178,6 +181,7 @@ def create_app(settings: Settings) -> FastAPI:
     redis = connect_redis(settings.redis_url.get_secret_value())
     kit = open_access(settings, service="registry", redis=redis)
     monitor = peer_client(kit.minter, target="monitor", url=settings.peers.monitor_url)
+    features = peer_client(kit.minter, target="features", url=settings.peers.features_url, timeout_s=60.0)
     store = open_blob_store(settings.blob_url)
     collection = Collection(database, store, SystemClock(), retention_s=settings.blob_retention_s)
     wired = wire(
@@ -186,6 +190,7 @@ def create_app(settings: Settings) -> FastAPI:
         store=store,
         access=kit.access,
         source=MonitorAnalysis(MonitorClient(monitor)),
+        membership=FeaturesMembership(FeaturesClient(features)),
         webhook_key=_webhook_key(settings),
     )
 
@@ -194,7 +199,7 @@ def create_app(settings: Settings) -> FastAPI:
         background = _loops(kit, database, redis, wired, consumer=f"{os.uname().nodename}-{settings.http_port}")
         every_s = settings.collection_every_s
         background.add(COLLECTION_LOOP, lambda: collection.run(background, every_s=every_s))
-        async with background, monitor:
+        async with background, monitor, features:
             yield
         await redis.aclose()
         await database.close()

@@ -22,6 +22,7 @@ from clave_registry.app import Settings, Wired, wire
 from clave_registry.domain.rollout import Analysis, Verdict
 from clave_registry.mlflow.errors import MlflowErrors
 from clave_registry.runtime.model_inspector import ModelInspector
+from clave_registry.services.lineage import HeldIn
 from clave_registry.storage.mlflow.tables import metadata
 from clave_testing.servers import new_database
 from onnx import TensorProto, helper
@@ -85,6 +86,22 @@ class ScriptedAnalysis:
         return Analysis(self.verdict, self.rows, self.reasons), {"verdict": self.verdict.value, **self.figures}
 
 
+class ScriptedMembership:
+    """What the feature service would say about who is in which training set."""
+
+    def __init__(self) -> None:
+        self.held: list[HeldIn] = []
+        self.complete = True
+        self.asked: list[Mapping[str, str | int]] = []
+
+    async def training_sets_with(
+        self, keys: Mapping[str, str | int], *, on_behalf_of: str
+    ) -> tuple[list[HeldIn], bool]:
+        assert on_behalf_of.startswith("user:")
+        self.asked.append(keys)
+        return self.held, self.complete
+
+
 class Bench:
     """A registry under test and its handles."""
 
@@ -95,12 +112,14 @@ class Bench:
         client: httpx.AsyncClient,
         source: ScriptedAnalysis,
         store: LocalBlobStore,
+        membership: ScriptedMembership,
     ) -> None:
         self.wired = wired
         self.database = database
         self.client = client
         self.source = source
         self.store = store
+        self.membership = membership
 
     async def call(
         self, who: str, method: str, path: str, body: Any = None, *, expect: int | None = None, **options: Any
@@ -168,7 +187,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
             "webhook_networks": "127.0.0.0/8",
         }
     )
-    source = ScriptedAnalysis()
+    source, membership = ScriptedAnalysis(), ScriptedMembership()
     store = LocalBlobStore(tmp_path / "blobs")
     wired = wire(
         settings,
@@ -176,6 +195,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
         store=store,
         access=policy_access,
         source=source,
+        membership=membership,
         webhook_key=b"under test",
         inspector=INSPECTOR,
     )
@@ -193,7 +213,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
     app.add_middleware(MlflowErrors)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://registry") as client:
-        yield Bench(wired, database, client, source, store)
+        yield Bench(wired, database, client, source, store, membership)
     await database.close()
 
 

@@ -260,6 +260,40 @@ async def test_lineage_is_found_in_both_directions(bench: Bench) -> None:
     assert [(entry["version"], entry["endpoints"]) for entry in forth["versions"]] == [(2, []), (1, ["churn"])]
 
 
+async def test_a_withdrawn_consent_names_versions_and_endpoints_to_retrain(bench: Bench) -> None:
+    from clave_registry.services.lineage import HeldIn
+
+    first = await approved(bench)
+    other = {**version_request([])["lineage"], "datasets": [{"id": "ts_2", "name": "c", "digest": "b" * 64, "rows": 9}]}
+    await approved(bench, lineage=other)
+    await bench.call(
+        "user:eve", "POST", f"{API}/endpoints", {"name": "churn", "model": "churn", "version": first}, expect=201
+    )
+    bench.membership.held = [HeldIn("ts_1", "churn", "a" * 64, matching_rows=3)]
+    body = {"keys": {"customer_id": "7590-VHVEG"}}
+    answer = await bench.call("user:ana", "POST", f"{API}/lineage/entity", body, expect=200)
+    found = answer.json()
+    assert found["training_sets"] == [{"id": "ts_1", "name": "churn", "digest": "a" * 64, "matching_rows": 3}]
+    assert [(v["version"], v["endpoints"], v["training_sets"]) for v in found["versions"]] == [(1, ["churn"], ["ts_1"])]
+    assert found["must_retrain"] == [{"endpoint": "churn", "model": "churn", "live_version": 1}]
+    assert (found["must_not_return_to"], found["complete"]) == ([], True)
+    fast = {"steps": [{"weight": 0.5, "bake_s": 0, "rows_min": 0}]}
+    started = await bench.call(
+        "user:eve", "POST", f"{API}/endpoints/churn/rollouts", {"version": 2, "plan": fast}, expect=201
+    )
+    await until_ended(bench, started.json()["id"])
+    after = (await bench.call("user:ana", "POST", f"{API}/lineage/entity", body, expect=200)).json()
+    assert after["must_retrain"] == []
+    assert after["must_not_return_to"] == [{"endpoint": "churn", "model": "churn", "previous_version": 1}]
+    bench.membership.held, bench.membership.complete = [], False
+    nobody = (await bench.call("user:ana", "POST", f"{API}/lineage/entity", body, expect=200)).json()
+    assert (nobody["versions"], nobody["complete"]) == ([], False)
+    await bench.call("user:vic", "POST", f"{API}/lineage/entity", body, expect=403)
+    await bench.call("user:ana", "POST", f"{API}/lineage/entity", {"keys": {}}, expect=422)
+    logged = await bench.rows("select convert_from(body, 'utf8') as body from registry.outbox")
+    assert not any("VHVEG" in row["body"] for row in logged)
+
+
 async def test_aliases_move_with_history_and_reserved_words_are_refused(bench: Bench) -> None:
     await register(bench)
     await register(bench)

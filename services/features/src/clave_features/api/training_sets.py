@@ -68,6 +68,26 @@ def training_sets_router(
         token = encode_token(last, query=query) if last else None
         return {"items": [describe(row).model_dump(mode="json") for row in rows], "next_page_token": token}
 
+    @router.post(
+        "/search-by-entity",
+        response_model=wire.MembershipPage,
+        summary="Which training sets hold this entity? A POST, so that keys of people stay out of addresses and logs",
+    )
+    async def search_by_entity(
+        body: wire.MembershipRequest,
+        size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
+        page_token: PageToken = None,
+        _caller: Caller = governed("features:offline.read", resource_id="training-sets", properties=_NOTHING_READ),
+    ) -> wire.MembershipPage:
+        query, limit = "training-sets-of-entity", page_size(size)
+        position = decode_token(page_token, query=query) if page_token else None
+        after = (datetime.fromisoformat(position[0]), str(position[1])) if position else None
+        found, searched = await training_sets.holding(body.keys, after=after, limit=limit)
+        last = searched[-1] if len(searched) == limit else None
+        token = encode_token([last.created_at.isoformat(), last.id], query=query) if last else None
+        items = [wire.Membership(training_set=describe(row), matching_rows=count) for row, count in found]
+        return wire.MembershipPage(items=items, searched=len(searched), next_page_token=token)
+
     @router.get("/{training_set_id}", summary="Describe a training set")
     async def get(
         training_set_id: str,

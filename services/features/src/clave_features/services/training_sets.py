@@ -1,6 +1,7 @@
 """Training sets: immutable snapshots, named by the digest of everything that decides their content."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +19,11 @@ from clave_contracts.events import AuditEntry, Event
 
 from clave_features.domain.definitions import FeatureRef, FeatureService, View
 from clave_features.domain.digests import digest_of
+from clave_features.domain.dtypes import Dtype
 from clave_features.domain.errors import DefinitionInvalid, TrainingSetNotFound
 from clave_features.runtime.engine import Engine, discard
 from clave_features.runtime.history import HistoryFiles
+from clave_features.runtime.membership import matching_rows
 from clave_features.runtime.snapshots import Side, Snapshot, SnapshotPlan, build, join_sql, labels_sql
 from clave_features.services.catalogue import SERVICE, VIEW, Catalogue, Catalogues
 from clave_features.storage import batches, training_sets
@@ -91,6 +94,25 @@ class TrainingSets:
         """List training sets, the newest first."""
         async with self._database.transaction() as tx:
             return await training_sets.page(tx, name=name, after=after, limit=limit)
+
+    async def holding(
+        self, keys: Mapping[str, str | int], *, after: tuple[datetime, str] | None, limit: int
+    ) -> tuple[list[tuple[TrainingSetRow, int]], list[TrainingSetRow]]:
+        """Find the training sets of one page that hold rows of an entity.
+
+        Args:
+            keys: Entity columns and their values; a set that lacks one of the columns cannot hold the entity.
+            after: Position of the page, newest first.
+            limit: Training sets to look into.
+
+        Returns:
+            The sets with their count of matching rows, and every set of the page.
+        """
+        rows = await self.page(name=None, after=after, limit=limit)
+        asked = [(row, found) for row in rows if (found := typed_keys(describe(row), keys)) is not None]
+        files = [((await self._files.local(row.digest, ())).path, found) for row, found in asked]
+        counts = await self._engine.run(matching_rows, self._engine, files) if files else []
+        return [(row, count) for (row, _), count in zip(asked, counts, strict=True) if count], rows
 
     async def _inputs(self, request: wire.TrainingSetRequest, *, as_of: datetime) -> _Inputs:
         catalogue = self._catalogues.current
@@ -175,6 +197,22 @@ class TrainingSets:
             await tx.emit(_created(made, by))
             await tx.audit(_audit(made, by))
         return describe(row)
+
+
+def typed_keys(made: wire.TrainingSet, keys: Mapping[str, str | int]) -> dict[str, str | int] | None:
+    """Give an entity's keys in the types of a training set's columns; None where it cannot hold them."""
+    columns = {column.name: column.dtype for column in made.columns if column.role == "entity"}
+    typed: dict[str, str | int] = {}
+    for name, value in keys.items():
+        if name not in columns:
+            return None
+        if columns[name] != Dtype.INT64:
+            typed[name] = str(value)
+        elif isinstance(value, int) or value.removeprefix("-").isdecimal():
+            typed[name] = int(value)
+        else:
+            return None
+    return typed
 
 
 def describe(row: TrainingSetRow) -> wire.TrainingSet:

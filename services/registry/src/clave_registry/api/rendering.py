@@ -36,6 +36,12 @@ class AliasPoint(Body):
     reason: str = Field(default="", max_length=1_000)
 
 
+class EntityKeys(Body):
+    """One entity, by its keys."""
+
+    keys: dict[str, str | int] = Field(min_length=1, max_length=10)
+
+
 class Reason(Body):
     """Why an operator does this."""
 

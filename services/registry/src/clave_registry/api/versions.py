@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from clave_registry.api.operations import Operations
-from clave_registry.api.rendering import IfMatch, Number, Reason, TagChange, answer, revision_of
+from clave_registry.api.rendering import EntityKeys, IfMatch, Number, Reason, TagChange, answer, revision_of
 
 _VERSIONS = f"{contract.API}/models/{{model}}/versions"
 _VERSION = f"{_VERSIONS}/{{version}}"
@@ -144,6 +144,22 @@ def _add_lineage_routes(router: APIRouter, operations: Operations) -> None:
         caller: Caller = governed("registry:lineage.read", resource_type=_TYPE, resource_id=_ID),
     ) -> Response:
         return answer(await operations.lineage.of_version(caller, model, version))
+
+    @router.post(
+        f"{contract.API}/lineage/entity",
+        tags=["lineage"],
+        summary="What must be retrained when this customer withdraws consent?",
+    )
+    async def entity_lineage(
+        body: EntityKeys,
+        caller: Caller = governed(
+            "features:offline.read",
+            resource_type="training_set",
+            resource_id="training-sets",
+            properties={"features": []},
+        ),
+    ) -> Response:
+        return answer(await operations.lineage.of_entity(caller, body.keys))
 
     @router.get(f"{contract.API}/lineage", tags=["lineage"], summary="Which versions used this data?")
     async def dataset_lineage(

@@ -1,6 +1,12 @@
-"""Operations on lineage, in both directions: what a version was made from, and what was made from some data."""
+"""Operations on lineage, in both directions: what a version was made from, and what was made from some data.
 
-from typing import Any
+Whose rows are in which training set is the feature service's to know; it is asked, and what follows for versions and
+endpoints is said here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from clave_common.access import Caller
 from clave_common.database import Database, Transaction
@@ -10,17 +16,38 @@ from clave_registry.domain import openlineage
 from clave_registry.services.governance import tenant_of
 from clave_registry.services.versions import version_of
 from clave_registry.storage import endpoints, rollouts, versions
-from clave_registry.storage.records import ModelRow, VersionRow
+from clave_registry.storage.records import EndpointRow, ModelRow, RolloutRow, VersionRow
 
 VERSIONS_MAX = 1000
 ANCESTORS_MAX = 100
 
 
+@dataclass(frozen=True, slots=True)
+class HeldIn:
+    """A training set that holds rows of an entity."""
+
+    id: str
+    name: str
+    digest: str
+    matching_rows: int
+
+
+class MembershipSource(Protocol):
+    """Who knows which training sets hold an entity."""
+
+    async def training_sets_with(
+        self, keys: Mapping[str, str | int], *, on_behalf_of: str
+    ) -> tuple[list[HeldIn], bool]:
+        """Find the training sets, and tell whether all of them were looked into."""
+        ...
+
+
 class Lineages:
     """Answer where a version comes from and where data went."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, membership: MembershipSource) -> None:
         self._database = database
+        self._membership = membership
 
     async def of_version(self, caller: Caller, model: str, version: int) -> dict[str, Any]:
         """Describe what a version was made from, its ancestors, and where it answered."""
@@ -81,6 +108,59 @@ class Lineages:
                 for name, row in found
             ],
         }
+
+    async def of_entity(self, caller: Caller, keys: Mapping[str, str | int]) -> dict[str, Any]:
+        """Say what follows when a customer withdraws consent: which training sets, versions and endpoints hold them.
+
+        Args:
+            caller: Who asks.
+            keys: The entity's keys. They are neither stored nor logged.
+
+        Returns:
+            ``training_sets``; ``versions`` made from them; ``must_retrain``: endpoints whose live or candidate version
+            is among these; ``must_not_return_to``: endpoints that would go back to one; ``complete``: False when
+            there were more training sets or versions than were looked into.
+        """
+        held, complete = await self._membership.training_sets_with(keys, on_behalf_of=caller.acting_for)
+        async with self._database.transaction() as tx:
+            found = await versions.using_datasets(
+                tx, tenant_of(caller), ids=[one.id for one in held], limit=VERSIONS_MAX
+            )
+            touched: list[EndpointRow] = []
+            for model_id in sorted({row.model_id for _, row in found}):
+                touched += await endpoints.of_model(tx, model_id)
+            running = {
+                row.id: row for row in await rollouts.several(tx, [e.rollout_id for e in touched if e.rollout_id])
+            }
+        used = {(row.model_id, row.version) for _, row in found}
+        retrain = [e for e in touched if {(e.model_id, e.live_version), _candidate(e, running)} & used]
+        return {
+            "training_sets": [asdict(one) for one in held],
+            "versions": [_used_version(name, row, touched, {one.id for one in held}) for name, row in found],
+            "must_retrain": [{"endpoint": e.name, "model": e.model, "live_version": e.live_version} for e in retrain],
+            "must_not_return_to": [
+                {"endpoint": e.name, "model": e.model, "previous_version": e.previous_version}
+                for e in touched
+                if (e.model_id, e.previous_version) in used
+            ],
+            "complete": complete and len(found) < VERSIONS_MAX,
+        }
+
+
+def _candidate(endpoint: EndpointRow, running: Mapping[str, RolloutRow]) -> tuple[str, int | None]:
+    rollout = running.get(endpoint.rollout_id or "")
+    return endpoint.model_id, rollout.version if rollout is not None and rollout.finished_at is None else None
+
+
+def _used_version(name: str, row: VersionRow, touched: list[EndpointRow], ids: set[str]) -> dict[str, Any]:
+    return {
+        "model": name,
+        "version": row.version,
+        "status": row.status,
+        "created_at": row.created_at,
+        "training_sets": [d["id"] for d in row.lineage.get("datasets") or [] if d["id"] in ids],
+        "endpoints": [e.name for e in touched if (e.model_id, e.live_version) == (row.model_id, row.version)],
+    }
 
 
 async def _ancestors(tx: Transaction, row: VersionRow) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from clave_common.database import Transaction
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_registry.storage.records import (
@@ -173,6 +173,29 @@ async def using_dataset(
         statement = statement.where(dataset_uses.c.digest == digest)
     if dataset_id is not None:
         statement = statement.where(dataset_uses.c.dataset_id == dataset_id)
+    found: list[tuple[str, VersionRow]] = []
+    for row in (await tx.session.execute(statement)).mappings():
+        values = dict(row)
+        found.append((str(values.pop("model_name")), VersionRow(**values)))
+    return found
+
+
+async def using_datasets(
+    tx: Transaction, tenant: str, *, ids: Sequence[str], limit: int
+) -> list[tuple[str, VersionRow]]:
+    """List (model name, version) for the versions that were made from any of some training sets, newest first."""
+    used = select(dataset_uses.c.model_id, dataset_uses.c.version).where(dataset_uses.c.dataset_id.in_(list(ids)))
+    statement = (
+        select(models.c.name.label("model_name"), *versions.c)
+        .join(models, models.c.id == versions.c.model_id)
+        .where(
+            models.c.tenant == tenant,
+            tuple_(versions.c.model_id, versions.c.version).in_(used),
+            versions.c.deleted_at.is_(None),
+        )
+        .order_by(versions.c.created_at.desc())
+        .limit(limit)
+    )
     found: list[tuple[str, VersionRow]] = []
     for row in (await tx.session.execute(statement)).mappings():
         values = dict(row)
