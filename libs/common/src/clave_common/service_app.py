@@ -17,6 +17,7 @@ from clave_common.access.verification import CredentialVerifier
 from clave_common.body_limit import BodyLimitMiddleware
 from clave_common.problems import install_problem_handlers
 from clave_common.readiness import Check, missing_dependencies
+from clave_common.route_index import index_routes
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -74,6 +75,7 @@ def create_service_app(
     app.add_middleware(BodyLimitMiddleware, bytes_max=body_bytes_max, streaming_prefixes=tuple(streaming_prefixes))
     app.add_middleware(AccessMiddleware, verifier=verifier, service=service)
     require_governed_routes(app)
+    index_routes(app)
     return app
 
 

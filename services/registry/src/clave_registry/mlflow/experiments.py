@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 from clave_common.access import Caller
 from clave_common.database import Transaction
 from clave_common.errors import AlreadyExists, InvalidArgument, NotFound
-from sqlalchemy import select
 
 from clave_registry.domain.filters import parse_filter, parse_order
 from clave_registry.mlflow import messages
@@ -16,8 +15,7 @@ from clave_registry.mlflow.messages import Message
 from clave_registry.mlflow.values import EXPERIMENT_TAG_CHARACTERS_MAX, Fields, as_integer, checked_key, key_values
 from clave_registry.services.governance import tenant_of
 from clave_registry.storage.mlflow import experiments as rows
-from clave_registry.storage.mlflow import search
-from clave_registry.storage.mlflow.tables import experiments
+from clave_registry.storage.mlflow.search import Asked
 
 NAME_CHARACTERS_MAX = 500
 LOCATION_CHARACTERS_MAX = 2_048
@@ -75,20 +73,16 @@ class Experiments:
         size = page_size(fields.integer("max_results", PAGE_DEFAULT), most=PAGE_MAX)
         source, order = fields.text("filter", ""), fields.texts("order_by")
         stages = lifecycles(fields.text("view_type", "ACTIVE_ONLY"))
-        conditions = parse_filter(source, EXPERIMENTS)
-        terms = search.terms_of(parse_order(order, EXPERIMENTS), rows.BINDING)
-        terms += [search.Term(experiments.c.creation_time, descending=True)] if not terms else []
-        terms.append(search.Term(experiments.c.id))
-        statement = select(experiments).where(
-            experiments.c.tenant == tenant_of(caller),
-            experiments.c.lifecycle_stage.in_(stages),
-            *(search.condition(condition, rows.BINDING) for condition in conditions),
+        asked = Asked(
+            tenant=tenant_of(caller),
+            conditions=parse_filter(source, EXPERIMENTS),
+            orders=parse_order(order, EXPERIMENTS),
+            size=size,
+            token=fields.optional("page_token"),
+            query=f"experiments:{tenant_of(caller)}:{source}:{order}:{stages}",
         )
-        query = f"experiments:{tenant_of(caller)}:{source}:{order}:{stages}"
         async with self._context.database.transaction() as tx:
-            found, following = await search.page(
-                tx, statement, terms, size=size, token=fields.optional("page_token"), query=query
-            )
+            found, following = await rows.search(tx, asked, stages=stages)
         answer: Message = {"experiments": [messages.experiment(row) for row in found]}
         return {**answer, "next_page_token": following} if following else answer
 

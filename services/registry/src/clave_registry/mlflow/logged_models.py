@@ -5,7 +5,7 @@ from uuid import uuid4
 from clave_common.access import Caller
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument, NotFound
-from sqlalchemy import BigInteger, RowMapping, cast, select
+from sqlalchemy import RowMapping
 
 from clave_registry.domain.filters import Kind, Order, parse_filter, parse_order
 from clave_registry.mlflow import messages
@@ -23,8 +23,7 @@ from clave_registry.mlflow.values import (
 )
 from clave_registry.services.governance import tenant_of
 from clave_registry.storage.mlflow import logged_models as rows
-from clave_registry.storage.mlflow import search
-from clave_registry.storage.mlflow.tables import logged_models
+from clave_registry.storage.mlflow.search import Asked
 
 PENDING = "LOGGED_MODEL_PENDING"
 STATUSES = {
@@ -132,21 +131,17 @@ class LoggedModels:
         size = page_size(fields.integer("max_results", PAGE_DEFAULT), most=PAGE_MAX)
         source, datasets = fields.text("filter", ""), _datasets(fields)
         numbers = [as_integer("experiment_ids", number) for number in fields.texts("experiment_ids")]
-        binding = rows.binding(datasets)
         orders = _orders(fields)
-        terms = search.terms_of(orders, binding)
-        terms += [search.Term(logged_models.c.creation_time, descending=True), search.Term(logged_models.c.model_id)]
-        statement = select(logged_models).where(
-            logged_models.c.tenant == tenant_of(caller),
-            logged_models.c.lifecycle_stage == "active",
-            logged_models.c.experiment_id.in_([cast(number, BigInteger) for number in numbers]),
-            *(search.condition(found, binding) for found in parse_filter(source, LOGGED_MODELS)),
+        asked = Asked(
+            tenant=tenant_of(caller),
+            conditions=parse_filter(source, LOGGED_MODELS),
+            orders=orders,
+            size=size,
+            token=fields.optional("page_token"),
+            query=f"logged:{tenant_of(caller)}:{numbers}:{source}:{orders}:{datasets}",
         )
-        query = f"logged:{tenant_of(caller)}:{numbers}:{source}:{orders}:{datasets}"
         async with self._context.database.transaction() as tx:
-            found, following = await search.page(
-                tx, statement, terms, size=size, token=fields.optional("page_token"), query=query
-            )
+            found, following = await rows.search(tx, asked, experiment_ids=numbers, datasets=datasets)
             answer: Message = {"models": await _complete(tx, found)}
         return {**answer, "next_page_token": following} if following else answer
 

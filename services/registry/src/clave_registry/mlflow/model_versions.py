@@ -7,7 +7,6 @@ manifest: what happens to the folder later does not touch it.
 from typing import Any
 
 from clave_common.access import Caller
-from clave_common.access.filters import visible_to
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument, NotFound
 
@@ -18,14 +17,13 @@ from clave_registry.mlflow.messages import Message
 from clave_registry.mlflow.registered_models import model_of
 from clave_registry.mlflow.stages import ARCHIVING, checked_stage
 from clave_registry.mlflow.values import REGISTRY_TAG_CHARACTERS_MAX, Fields, as_integer, checked_key, key_values
-from clave_registry.mlflow.version_messages import version_message
+from clave_registry.mlflow.version_messages import by_version, version_message
 from clave_registry.services.approvals import require_unused
 from clave_registry.services.governance import tenant_of, version_path
 from clave_registry.storage import models, versions
-from clave_registry.storage.mlflow import registry, search
+from clave_registry.storage.mlflow import registry
+from clave_registry.storage.mlflow.search import Asked
 from clave_registry.storage.records import ModelRow, VersionRow
-from clave_registry.storage.tables import models as model_table
-from clave_registry.storage.tables import versions as version_table
 
 PAGE_DEFAULT = 10_000
 PAGE_MAX = 200_000
@@ -123,24 +121,19 @@ class ModelVersions:
         """Search versions of all models."""
         size = page_size(fields.integer("max_results", PAGE_DEFAULT), most=PAGE_MAX)
         source, order = fields.text("filter", ""), fields.texts("order_by")
-        binding = registry.VERSIONS
-        terms = search.terms_of(parse_order(order, MODEL_VERSIONS), binding)
-        if not terms:
-            terms = [search.Term(binding.attributes["last_updated_timestamp"], descending=True)]
-        terms += [search.Term(model_table.c.name), search.Term(version_table.c.version, descending=True)]
-        statement = registry.all_versions(tenant_of(caller)).where(
-            visible_to(caller, tenant=model_table.c.tenant, resource_id=registry.VERSION_PATH),
-            *(search.condition(found, binding) for found in parse_filter(source, MODEL_VERSIONS)),
+        asked = Asked(
+            tenant=tenant_of(caller),
+            conditions=parse_filter(source, MODEL_VERSIONS),
+            orders=parse_order(order, MODEL_VERSIONS),
+            size=size,
+            token=fields.optional("page_token"),
+            query=f"versions:{tenant_of(caller)}:{source}:{order}",
         )
-        query = f"versions:{tenant_of(caller)}:{source}:{order}"
         async with self._context.database.transaction() as tx:
-            found, following = await search.page(
-                tx, statement, terms, size=size, token=fields.optional("page_token"), query=query
-            )
-            rows = [VersionRow(**{c.name: row[c.name] for c in version_table.c}) for row in found]
-            owners = sorted({row.model_id for row in rows})
-            aliases = await models.aliases_of(tx, owners) if owners else []
-        shown = [version_message(raw["model_name"], row, aliases) for raw, row in zip(found, rows, strict=True)]
+            found, following = await registry.search_versions(tx, asked, caller)
+            owners = sorted({row.model_id for _, row in found})
+            aliases = by_version(await models.aliases_of(tx, owners)) if owners else {}
+        shown = [version_message(name, row, aliases.get((row.model_id, row.version), ())) for name, row in found]
         answer: Message = {"model_versions": shown}
         return {**answer, "next_page_token": following} if following else answer
 
@@ -162,4 +155,5 @@ async def version_of(
 
 
 async def _complete(tx: Transaction, model: ModelRow, row: VersionRow) -> Message:
-    return version_message(model.name, row, await models.aliases_of(tx, [model.id]))
+    aliases = by_version(await models.aliases_of(tx, [model.id]))
+    return version_message(model.name, row, aliases.get((row.model_id, row.version), ()))

@@ -21,14 +21,15 @@ from clave_registry.mlflow.values import (
     checked_model_name,
     key_values,
 )
-from clave_registry.mlflow.version_messages import version_message
+from clave_registry.mlflow.version_messages import by_version, version_message
 from clave_registry.services.governance import tenant_of
 from clave_registry.services.models import ModelInUse
 from clave_registry.storage import endpoints, models, versions
-from clave_registry.storage.mlflow import registry, search
+from clave_registry.storage.mlflow import registry
+from clave_registry.storage.mlflow.search import Asked
 from clave_registry.storage.records import AliasRow, ModelRow, VersionRow
-from clave_registry.storage.tables import models as model_table
 
+LATEST = "latest"
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 DESCRIPTION_CHARACTERS_MAX = 100_000
@@ -104,18 +105,16 @@ class RegisteredModels:
         """Search registered models."""
         size = page_size(fields.integer("max_results", PAGE_DEFAULT), most=PAGE_MAX)
         source, order = fields.text("filter", ""), fields.texts("order_by")
-        terms = search.terms_of(parse_order(order, REGISTERED_MODELS), registry.MODELS)
-        terms.append(search.Term(model_table.c.name))
-        conditions = parse_filter(source, REGISTERED_MODELS)
-        statement = registry.all_models(tenant_of(caller)).where(
-            models.seen_by(caller), *(search.condition(condition, registry.MODELS) for condition in conditions)
+        asked = Asked(
+            tenant=tenant_of(caller),
+            conditions=parse_filter(source, REGISTERED_MODELS),
+            orders=parse_order(order, REGISTERED_MODELS),
+            size=size,
+            token=fields.optional("page_token"),
+            query=f"registered:{tenant_of(caller)}:{source}:{order}",
         )
-        query = f"registered:{tenant_of(caller)}:{source}:{order}"
         async with self._context.database.transaction() as tx:
-            found, following = await search.page(
-                tx, statement, terms, size=size, token=fields.optional("page_token"), query=query
-            )
-            rows = [ModelRow(**{c.name: row[c.name] for c in model_table.c}) for row in found]
+            rows, following = await registry.search_models(tx, asked, caller)
             answer: Message = {"registered_models": await _complete(tx, rows)}
         return {**answer, "next_page_token": following} if following else answer
 
@@ -145,23 +144,24 @@ class RegisteredModels:
         async with self._context.database.transaction() as tx:
             row = await model_of(tx, caller, fields)
             found = [v for v in await registry.latest(tx, [row.id]) if v.legacy_stage in stages]
-            aliases = await models.aliases_of(tx, [row.id])
-        return {"model_versions": [version_message(row.name, version, aliases) for version in found]}
+            own = by_version(await models.aliases_of(tx, [row.id]))
+        return {"model_versions": [version_message(row.name, v, own.get((row.id, v.version), ())) for v in found]}
 
     async def get_alias(self, caller: Caller, fields: Fields) -> Message:
         """Describe the version that an alias names; ``latest`` is the highest one."""
-        alias = fields.text("alias")
-        async with self._context.database.transaction() as tx:
-            row = await model_of(tx, caller, fields)
-            if alias.lower() == "latest":
+        alias, name = fields.text("alias"), fields.text("name")
+        async with self._context.database.reading() as tx:
+            if alias.lower() == LATEST:
+                row = await model_of(tx, caller, fields)
                 version = await registry.highest(tx, row.id)
+                aliases = by_version(await models.aliases_of(tx, [row.id]))
+                found = version and (version, aliases.get((row.id, version.version), []))
             else:
-                named = await models.alias(tx, row.id, alias)
-                version = await versions.find(tx, row.id, named.version) if named else None
-            if version is None:
+                found = await registry.by_alias(tx, tenant_of(caller), name, alias)
+            if not found:
+                await model_of(tx, caller, fields)
                 raise NotFound(f"Registered model alias {alias[:100]} not found.", code="alias_not_found")
-            aliases = await models.aliases_of(tx, [row.id])
-        return {"model_version": version_message(row.name, version, aliases)}
+        return {"model_version": version_message(name, *found)}
 
     async def set_alias(self, caller: Caller, fields: Fields) -> Message:
         """Let an alias name a version."""
@@ -232,5 +232,8 @@ def _message(
         "tags": pairs(row.tags),
         "aliases": [{"alias": alias.alias, "version": str(alias.version)} for alias in own],
     }
-    versions_shown = [version_message(row.name, v, own) for v in latest or () if v.model_id == row.id]
+    named = by_version(own)
+    versions_shown = [
+        version_message(row.name, v, named.get((row.id, v.version), ())) for v in latest or () if v.model_id == row.id
+    ]
     return {**message, "latest_versions": versions_shown} if versions_shown else message

@@ -7,7 +7,7 @@ from uuid import uuid4
 from clave_common.access import Caller
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument, NotFound
-from sqlalchemy import BigInteger, RowMapping, cast, select
+from sqlalchemy import RowMapping
 
 from clave_registry.domain.filters import parse_filter, parse_order
 from clave_registry.mlflow import messages
@@ -25,8 +25,7 @@ from clave_registry.mlflow.values import (
 )
 from clave_registry.services.governance import tenant_of
 from clave_registry.storage.mlflow import runs as rows
-from clave_registry.storage.mlflow import search
-from clave_registry.storage.mlflow.tables import runs
+from clave_registry.storage.mlflow.search import Asked
 
 STATUSES = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 NAME_TAG = "mlflow.runName"
@@ -114,19 +113,16 @@ class Runs:
         numbers = [as_integer("experiment_ids", number) for number in fields.texts("experiment_ids")]
         if len(numbers) > EXPERIMENTS_MAX:
             raise invalid("experiment_ids", len(numbers))
-        terms = search.terms_of(parse_order(order, RUNS), rows.BINDING)
-        terms += [search.Term(runs.c.start_time, descending=True), search.Term(runs.c.run_id)]
-        statement = select(runs).where(
-            runs.c.tenant == tenant_of(caller),
-            runs.c.experiment_id.in_([cast(number, BigInteger) for number in numbers]),
-            runs.c.lifecycle_stage.in_(stages),
-            *(search.condition(condition, rows.BINDING) for condition in parse_filter(source, RUNS)),
+        asked = Asked(
+            tenant=tenant_of(caller),
+            conditions=parse_filter(source, RUNS),
+            orders=parse_order(order, RUNS),
+            size=size,
+            token=fields.optional("page_token"),
+            query=f"runs:{tenant_of(caller)}:{numbers}:{source}:{order}:{stages}",
         )
-        query = f"runs:{tenant_of(caller)}:{numbers}:{source}:{order}:{stages}"
         async with self._context.database.transaction() as tx:
-            found, following = await search.page(
-                tx, statement, terms, size=size, token=fields.optional("page_token"), query=query
-            )
+            found, following = await rows.search(tx, asked, experiment_ids=numbers, stages=stages)
             answer: Message = {"runs": await _complete(tx, found)}
         return {**answer, "next_page_token": following} if following else answer
 

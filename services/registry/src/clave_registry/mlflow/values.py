@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ class MissingParameter(InvalidArgument):
     code = "missing_parameter"
 
 
+@lru_cache(maxsize=256)
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
@@ -137,6 +139,7 @@ def as_number(name: str, value: object) -> float:
     return math.copysign(INFINITY, number) if math.isinf(number) else number
 
 
+@lru_cache(maxsize=4_096)
 def checked_key(key: str, *, what: str) -> str:
     """Return the key of a metric, a param or a tag if it is allowed.
 

@@ -6,9 +6,16 @@ from clave_registry.mlflow.messages import Message, milliseconds, pairs
 from clave_registry.storage.records import AliasRow, VersionRow
 
 
-def version_message(model: str, row: VersionRow, aliases: Sequence[AliasRow]) -> Message:
+def by_version(aliases: Sequence[AliasRow]) -> dict[tuple[str, int], list[str]]:
+    """Sort the names of aliases by the version (model id, number) that they name."""
+    sorted_out: dict[tuple[str, int], list[str]] = {}
+    for alias in aliases:
+        sorted_out.setdefault((alias.model_id, alias.version), []).append(alias.alias)
+    return sorted_out
+
+
+def version_message(model: str, row: VersionRow, aliases: Sequence[str]) -> Message:
     """Write a model version; its number is a string, its status READY once it is there at all."""
-    own = [a.alias for a in aliases if (a.model_id, a.version) == (row.model_id, row.version)]
     message: Message = {
         "name": model,
         "version": str(row.version),
@@ -22,6 +29,6 @@ def version_message(model: str, row: VersionRow, aliases: Sequence[AliasRow]) ->
         "run_link": row.run_link,
         "status": "READY",
         "tags": pairs(row.tags),
-        "aliases": own,
+        "aliases": list(aliases),
     }
     return {**message, "model_id": row.logged_model_id} if row.logged_model_id else message

@@ -82,6 +82,9 @@ versions = Table(
     Index("ix_versions_run", "run_id", postgresql_where=text("run_id <> ''")),
     Index("ix_versions_artifact_root", "artifact_root", postgresql_where=text("artifact_root is not null")),
     Index("ix_versions_updated", "updated_at", "model_id", "version"),
+    Index(
+        "ix_versions_model_updated", "model_id", "updated_at", "version", postgresql_where=text("deleted_at is null")
+    ),
     Index("ix_versions_tags", "tags", postgresql_using="gin", postgresql_ops={"tags": "jsonb_path_ops"}),
 )
 

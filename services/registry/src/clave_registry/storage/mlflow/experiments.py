@@ -1,12 +1,13 @@
 """Queries on experiments."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from clave_common.database import Transaction
-from sqlalchemy import BigInteger, Text, cast, func, select, update
+from sqlalchemy import BigInteger, RowMapping, Text, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from clave_registry.storage.mlflow.search import Binding
+from clave_registry.storage.mlflow.search import Asked, Binding, Term, condition, page, terms_of
 from clave_registry.storage.mlflow.tables import experiments, runs
 
 BINDING = Binding(
@@ -18,6 +19,17 @@ BINDING = Binding(
     },
     tags=experiments.c.tags,
 )
+
+
+async def search(tx: Transaction, asked: Asked, *, stages: Sequence[str]) -> tuple[list[RowMapping], str]:
+    """Read a page of a tenant's experiments, newest first unless asked otherwise."""
+    statement = select(experiments).where(
+        experiments.c.tenant == asked.tenant,
+        experiments.c.lifecycle_stage.in_(stages),
+        *(condition(found, BINDING) for found in asked.conditions),
+    )
+    terms = terms_of(asked.orders, BINDING) or [Term(experiments.c.creation_time, descending=True)]
+    return await page(tx, statement, [*terms, Term(experiments.c.id)], asked)
 
 
 async def add(tx: Transaction, values: dict[str, Any]) -> int | None:

@@ -4,10 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from clave_common.database import Transaction
-from sqlalchemy import RowMapping, and_, case, exists, func, literal, or_, select, update
+from sqlalchemy import BigInteger, RowMapping, and_, case, cast, exists, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
-from clave_registry.storage.mlflow.search import Binding, Expression, compared
+from clave_registry.storage.mlflow.search import (
+    Asked,
+    Binding,
+    Expression,
+    Term,
+    compared,
+    condition,
+    page,
+    terms_of,
+)
 from clave_registry.storage.mlflow.tables import logged_models, metrics
 from clave_registry.storage.tables import models, versions
 
@@ -51,6 +60,21 @@ def binding(datasets: Sequence[tuple[str, str]]) -> Binding:
         metric=held,
         metric_terms=terms,
     )
+
+
+async def search(
+    tx: Transaction, asked: Asked, *, experiment_ids: Sequence[int], datasets: Sequence[tuple[str, str]]
+) -> tuple[list[RowMapping], str]:
+    """Read a page of the logged models of some experiments, newest first after what was asked for."""
+    meaning = binding(datasets)
+    statement = select(logged_models).where(
+        logged_models.c.tenant == asked.tenant,
+        logged_models.c.lifecycle_stage == "active",
+        logged_models.c.experiment_id.in_([cast(number, BigInteger) for number in experiment_ids]),
+        *(condition(found, meaning) for found in asked.conditions),
+    )
+    newest = [Term(logged_models.c.creation_time, descending=True), Term(logged_models.c.model_id)]
+    return await page(tx, statement, terms_of(asked.orders, meaning) + newest, asked)
 
 
 async def add(tx: Transaction, values: dict[str, Any]) -> RowMapping:

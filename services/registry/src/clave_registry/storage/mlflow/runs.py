@@ -17,13 +17,23 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_registry.domain.filters import Value
-from clave_registry.storage.mlflow.search import Binding, Expression, compared
+from clave_registry.storage.mlflow.search import (
+    Asked,
+    Binding,
+    Expression,
+    Term,
+    compared,
+    condition,
+    page,
+    terms_of,
+)
 from clave_registry.storage.mlflow.tables import latest_metrics, metrics, run_datasets, run_models, runs
 
 
@@ -78,6 +88,20 @@ BINDING = Binding(
 )
 
 
+async def search(
+    tx: Transaction, asked: Asked, *, experiment_ids: Sequence[int], stages: Sequence[str]
+) -> tuple[list[RowMapping], str]:
+    """Read a page of the runs of some experiments, newest first after what was asked for."""
+    statement = select(runs).where(
+        runs.c.tenant == asked.tenant,
+        runs.c.experiment_id.in_([cast(number, BigInteger) for number in experiment_ids]),
+        runs.c.lifecycle_stage.in_(stages),
+        *(condition(found, BINDING) for found in asked.conditions),
+    )
+    terms = [*terms_of(asked.orders, BINDING), Term(runs.c.start_time, descending=True), Term(runs.c.run_id)]
+    return await page(tx, statement, terms, asked)
+
+
 async def add(tx: Transaction, values: dict[str, Any]) -> RowMapping:
     """Insert a run."""
     return (await tx.session.execute(insert(runs).values(**values).returning(*runs.c))).mappings().one()
@@ -104,24 +128,41 @@ async def merge_tags(tx: Transaction, run_id: str, tags: dict[str, str]) -> None
     )
 
 
+_METRIC_TYPES = {
+    "key": "text",
+    "timestamp": "bigint",
+    "step": "bigint",
+    "value": "float8",
+    "is_nan": "bool",
+    "model_id": "text",
+    "dataset_name": "text",
+    "dataset_digest": "text",
+}
+# One array a column: a thousand values are one statement with nine parameters, parsed and planned once.
+_COLUMNS = ", ".join(_METRIC_TYPES)
+_ARRAYS = ", ".join(f"cast(:{name} as {kind}[])" for name, kind in _METRIC_TYPES.items())
+_GIVEN = f"(run_id, {_COLUMNS}) select :run_id, given.* from unnest({_ARRAYS}) as given"  # noqa: S608 - constants
+_APPEND = text(f"insert into {metrics.fullname} {_GIVEN} on conflict do nothing")
+_UPDATE_LATEST = text(
+    f"insert into {latest_metrics.fullname} as old {_GIVEN} on conflict (run_id, key) do update set "
+    + ", ".join(f"{name} = excluded.{name}" for name in _METRIC_TYPES if name != "key")
+    + " where (excluded.step, excluded.timestamp, excluded.value) >= (old.step, old.timestamp, old.value)"
+)
+
+
 async def add_metrics(tx: Transaction, run_id: str, values: Sequence[dict[str, Any]]) -> None:
     """Append values of metrics; one that is there already changes nothing. The caller holds the run's row."""
     if not values:
         return
-    rows = [{"run_id": run_id, **value} for value in values]
-    await tx.session.execute(insert(metrics).on_conflict_do_nothing(), rows)
     latest: dict[str, dict[str, Any]] = {}
-    for row in rows:
+    for row in values:
         if row["key"] not in latest or _rank(row) >= _rank(latest[row["key"]]):
             latest[row["key"]] = row
-    statement = insert(latest_metrics)
-    new, old = statement.excluded, latest_metrics.c
-    newer = tuple_(new.step, new.timestamp, new.value) >= tuple_(old.step, old.timestamp, old.value)
-    columns = ("timestamp", "step", "value", "is_nan", "model_id", "dataset_name", "dataset_digest")
-    upsert = statement.on_conflict_do_update(
-        index_elements=["run_id", "key"], set_={name: new[name] for name in columns}, where=newer
-    )
-    await tx.session.execute(upsert, [latest[key] for key in sorted(latest)])
+    facts = {"run_id": run_id, **{name: [row[name] for row in values] for name in _METRIC_TYPES}}
+    await tx.session.execute(_APPEND, facts)
+    newest = [latest[key] for key in sorted(latest)]
+    facts = {"run_id": run_id, **{name: [row[name] for row in newest] for name in _METRIC_TYPES}}
+    await tx.session.execute(_UPDATE_LATEST, facts)
 
 
 def _rank(row: dict[str, Any]) -> tuple[int, int, float]:

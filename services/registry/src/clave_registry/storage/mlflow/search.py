@@ -6,12 +6,13 @@ missing) and a value. A page's token is the last row's terms.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument
 from clave_common.pages import decode_token, encode_token
-from sqlalchemy import ColumnElement, Float, RowMapping, Select, and_, case, func, literal, or_
+from sqlalchemy import ColumnElement, DateTime, Float, RowMapping, Select, and_, case, func, literal, or_
 from sqlalchemy.dialects.postgresql import JSONB
 
 from clave_registry.domain.filters import Condition, Kind, Order, Value
@@ -25,6 +26,7 @@ class Binding:
 
     Attributes:
         attributes: Expression of each attribute.
+        order: Expression to order by, where it is another one (one that an index keeps in order).
         tags: The JSONB column of tags.
         params: The JSONB column of params, where there is one.
         metric: Condition on a metric: (key, op, value) -> SQL.
@@ -35,11 +37,33 @@ class Binding:
 
     attributes: Mapping[str, Expression]
     tags: Expression
+    order: Mapping[str, Expression] | None = None
     params: Expression | None = None
     metric: Callable[[str, str, float], ColumnElement[bool]] | None = None
     metric_terms: Callable[[str], tuple[Expression, Expression]] | None = None
     dataset: Callable[[str, str, Value], ColumnElement[bool]] | None = None
     default_tags: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A search as it came over the wire, parsed.
+
+    Attributes:
+        tenant: Whose rows.
+        conditions: All of them must hold.
+        orders: What the caller wants to order by, before the default order.
+        size: Rows of a page.
+        token: Of the page before; None for the first.
+        query: What was asked, in one text; a token of another query is refused.
+    """
+
+    tenant: str
+    conditions: Sequence[Condition]
+    orders: Sequence[Order]
+    size: int
+    token: str | None
+    query: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +128,8 @@ def terms_of(orders: Sequence[Order], binding: Binding) -> list[Term]:
     terms: list[Term] = []
     for order in orders:
         if order.kind is Kind.ATTRIBUTE:
-            terms += _nullable(binding.attributes[order.key], order.descending)
+            found = (binding.order or {}).get(order.key, binding.attributes[order.key])
+            terms += _nullable(found, order.descending)
         elif order.kind is Kind.METRIC and binding.metric_terms is not None:
             rank, value = binding.metric_terms(order.key)
             terms += [Term(rank), Term(value, order.descending)]
@@ -125,13 +150,7 @@ def _nullable(expression: Expression, descending: bool) -> list[Term]:  # noqa: 
 
 
 async def page(
-    tx: Transaction,
-    statement: Select[Any],
-    terms: Sequence[Term],
-    *,
-    size: int,
-    token: str | None,
-    query: str,
+    tx: Transaction, statement: Select[Any], terms: Sequence[Term], asked: Asked
 ) -> tuple[list[RowMapping], str]:
     """Read one page.
 
@@ -139,36 +158,51 @@ async def page(
         tx: The operation's transaction.
         statement: What to select, with its conditions.
         terms: The order; the last one is unique.
-        size: Rows of a page.
-        token: Of the page before.
-        query: What was asked; a token of another query is refused.
+        asked: Size, token and text of the query.
 
     Returns:
         The rows, and the token of the next page (empty on the last).
     """
     labelled = [term.expression.label(f"order_{number}") for number, term in enumerate(terms)]
     statement = statement.add_columns(*labelled)
-    if token:
-        position = decode_token(token, query=query)
+    if asked.token:
+        position = decode_token(asked.token, query=asked.query)
         if len(position) != len(terms):
             raise InvalidArgument("page_token is not one of this query.", field="page_token")
         statement = statement.where(_after(terms, position))
     ordered = [term.expression.desc() if term.descending else term.expression.asc() for term in terms]
-    rows = list((await tx.session.execute(statement.order_by(*ordered).limit(size + 1))).mappings())
-    shown = rows[:size]
-    if len(rows) <= size:
+    rows = list((await tx.session.execute(statement.order_by(*ordered).limit(asked.size + 1))).mappings())
+    shown = rows[: asked.size]
+    if len(rows) <= asked.size:
         return shown, ""
-    return shown, encode_token([shown[-1][f"order_{number}"] for number in range(len(terms))], query=query)
+    return shown, encode_token([_portable(shown[-1][f"order_{n}"]) for n in range(len(terms))], query=asked.query)
 
 
-def _after(terms: Sequence[Term], position: Sequence[Any]) -> ColumnElement[bool]:
+def _portable(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _native(term: Term, value: Any) -> Any:
+    if not isinstance(term.expression.type, DateTime):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("page_token is not one of this query.", field="page_token") from error
+
+
+def _after(terms: Sequence[Term], place: Sequence[Any]) -> ColumnElement[bool]:
+    """Write "after this place" so that an index on the first term is entered there and not at its beginning."""
+    position = [_native(term, value) for term, value in zip(terms, place, strict=True)]
+    first = terms[0].expression
+    bound = first <= position[0] if terms[0].descending else first >= position[0]
     clauses: list[ColumnElement[bool]] = []
     for number, term in enumerate(terms):
         equal = [other.expression == position[i] for i, other in enumerate(terms[:number])]
         value = position[number]
         beyond = term.expression < value if term.descending else term.expression > value
         clauses.append(and_(*equal, beyond))
-    return or_(*clauses)
+    return and_(bound, or_(*clauses))
 
 
 def epoch_ms(moment: Expression) -> Expression:

@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from clave_registry.storage.tables import metadata
+from clave_registry.storage.blob_tables import metadata
 
 __all__ = [
     "artifacts",
