@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from clave_common.access.engine import EmbeddedEngine
@@ -12,13 +14,30 @@ from clave_gateway.policy_cases import CaseFile, read_cases
 from clave_gateway.policy_files import read_modules, read_policy, shipped_policy_dir
 
 POLICIES = shipped_policy_dir()
+OPA_VERSION = "v1.20.2"
+OPA_BUILD_S_MAX = 900
 CASES: CaseFile = read_cases(POLICIES / "cases" / "decisions.json")
 BY_ID = {case["id"]: case for case in CASES.cases}
 
 
 def opa_program() -> str | None:
-    """A real OPA: the program that CLAVE_TEST_OPA names, or the one on PATH."""
-    return os.environ.get("CLAVE_TEST_OPA") or shutil.which("opa")
+    """A real OPA: the program that CLAVE_TEST_OPA names, one on PATH, or one that Go built before.
+
+    With CLAVE_TEST_OPA_BUILD=1 and Go on PATH it is built once, into the user's cache; that takes some minutes.
+    """
+    named = os.environ.get("CLAVE_TEST_OPA") or shutil.which("opa")
+    if named:
+        return named
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clave" / "opa" / OPA_VERSION
+    built = folder / "opa"
+    if not built.exists() and os.environ.get("CLAVE_TEST_OPA_BUILD") and shutil.which("go"):
+        subprocess.run(
+            ["go", "install", f"github.com/open-policy-agent/opa@{OPA_VERSION}"],
+            env={**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"},
+            timeout=OPA_BUILD_S_MAX,
+            check=False,
+        )
+    return str(built) if built.exists() else None
 
 
 def sample_bundle(**changes: Any) -> PolicyBundle:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from clave.failures import EnvironmentFailure, NotRunning
+from clave.profile import read_profile
 from clave.stack.layout import Layout
 
 
@@ -55,7 +56,7 @@ def find_connection(
     api_key: str | None = None,
     ca_file: Path | None = None,
 ) -> Connection:
-    """Find the stack: explicit values first, then ``CLAVE_URL``, then the data directory.
+    """Find the stack: explicit values, then ``CLAVE_URL``, the data directory, the profile of `clave login`.
 
     Args:
         data_dir: Data directory of a local stack; the default one when None.
@@ -85,6 +86,14 @@ def find_connection(
     try:
         known = json.loads(layout.connection.read_text())
     except FileNotFoundError as error:
+        profile = read_profile() if data_dir is None else None
+        if profile is not None:
+            return Connection(
+                url=profile.url,
+                grpc=urlsplit(profile.url).netloc,
+                api_key=key or profile.credential,
+                ca_file=authorities or profile.ca_file,
+            )
         raise NotRunning(
             f"No stack runs from {layout.root}.",
             remedy="Start one with `clave up`, name its folder with --data-dir, or set CLAVE_URL and CLAVE_API_KEY.",

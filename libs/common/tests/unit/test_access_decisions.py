@@ -176,14 +176,14 @@ async def test_nothing_of_the_context_but_what_the_policy_knows_reaches_it() -> 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a thread's end drops its machine
 async def test_an_engine_on_every_thread_decides_alike() -> None:
     module = 'package clave.authz\nimport rego.v1\ndecision := {"n": input.n}\n'
-    filters = "package clave.filters\nimport rego.v1\nvisible contains 1 if input.n == 1\n"
+    filters = 'package clave.filters\nimport rego.v1\nvisible contains {"n": 1} if input.n == 1\n'
     engine = EmbeddedEngine()
     engine.use(PolicyBundle({"a.rego": module, "f.rego": filters}, {}))
     found = await asyncio.gather(
         *(asyncio.to_thread(engine.evaluate, f'{{"n": {number}}}'.encode()) for number in range(50))
     )
     assert [answer["n"] for answer in found] == list(range(50))
-    assert await engine.visible({"n": 1}) == [1]
+    assert await engine.visible({"n": 1}) == [{"n": 1}]
     assert await engine.visible({"n": 2}) == []
 
 

@@ -41,8 +41,10 @@ giving contains binding if {
 }
 
 # Verbatim, or a plain action that a held pattern covers, or anything by whoever holds everything.
+holds(role, scope) if closure(role).held[scope]
+
 holds(role, scope) if {
-	some permission in holdings(role)
+	some permission in closure(role).held_patterns
 	covers(permission, scope)
 }
 
@@ -54,12 +56,6 @@ covers(permission, scope) if {
 	is_string(scope)
 	not contains(scope, "*")
 	matches_action(permission, scope)
-}
-
-holdings(role) := {permission |
-	some r in graph.reachable(role_graph, {role})
-	some list in ["permissions", "may_delegate"]
-	some permission in object.get(data.clave.roles[r], list, [])
 }
 
 credential_covers(scope) if {
@@ -80,7 +76,7 @@ binding_ok if {
 	asked := input.resource.properties.binding
 	binding_named(asked)
 	administrator_ok(asked)
-	every permission in holdings(asked.role) { may_bind(permission, asked) }
+	every permission, _ in closure(asked.role).held { may_bind(permission, asked) }
 }
 
 binding_named(asked) if {
@@ -130,6 +126,6 @@ administrator_ok(asked) if not administers(asked.role)
 administers(role) if {
 	some name, entry in data.clave.catalog
 	entry.admin_network == true
-	some permission in holdings(role)
+	some permission, _ in closure(role).held
 	matches_action(permission, name)
 }

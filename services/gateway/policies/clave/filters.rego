@@ -19,9 +19,9 @@ visible contains clause if {
 	authz.mfa_ok
 	authz.network_ok
 	some binding in authz.granting
-	tenant := reach(binding)
+	binding.tenant in {"*", input.subject.properties.tenant}
 	clause := {
-		"tenant": tenant,
+		"tenant": reach(binding),
 		"namespaces": object.get(binding, "namespaces", []),
 		"resources": object.get(binding, "resources", ["**"]),
 	}
@@ -29,10 +29,7 @@ visible contains clause if {
 
 reach(binding) := null if binding.tenant == "*"
 
-reach(binding) := binding.tenant if {
-	binding.tenant != "*"
-	binding.tenant == input.subject.properties.tenant
-}
+reach(binding) := binding.tenant if binding.tenant != "*"
 
 include if {
 	input.subject.properties.tenant == input.models.tenant

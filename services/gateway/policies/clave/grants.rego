@@ -6,8 +6,6 @@ package clave.authz
 
 import rego.v1
 
-role_graph[role] := object.get(data.clave.roles[role], "inherits", []) if some role, _ in data.clave.roles
-
 bindings contains binding if some binding in data.clave.bindings[input.subject.id]
 
 bindings contains binding if {
@@ -16,10 +14,11 @@ bindings contains binding if {
 	some binding in data.clave.group_bindings[group]
 }
 
+role_grants(role) if closure(role).exact[input.action.name]
+
 role_grants(role) if {
-	some r in graph.reachable(role_graph, {role})
-	some permission in data.clave.roles[r].permissions
-	matches_action(permission, input.action.name)
+	some pattern in closure(role).patterns
+	matches_action(pattern, input.action.name)
 }
 
 granting contains binding if {

@@ -51,6 +51,6 @@ break_glass if {
 	count(trim_space(input.context.break_glass.reason)) >= 10
 	"mfa" in input.context.auth.amr
 	some binding in bindings
-	"incident-commander" in graph.reachable(role_graph, {binding.role})
+	closure(binding.role).roles["incident-commander"]
 	in_tenant(binding)
 }

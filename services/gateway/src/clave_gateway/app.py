@@ -25,9 +25,10 @@ from redis.asyncio import Redis
 from clave_gateway import __version__
 from clave_gateway.api.audit import audit_router
 from clave_gateway.api.decisions import authzen_router, decisions_router
-from clave_gateway.api.identity import bindings_router, keys_router, principals_router
+from clave_gateway.api.identity import bindings_router, keys_router
 from clave_gateway.api.internal import snapshot_router
 from clave_gateway.api.policies import lockdown_router, policies_router
+from clave_gateway.api.principals import principals_router
 from clave_gateway.policy_files import read_policy, shipped_policy_dir
 from clave_gateway.runtime.sequencer import CHECKPOINT_LOOP, GROUP, Sequencer, Witness
 from clave_gateway.services.audit import AuditService

@@ -1,7 +1,7 @@
 """Deleting or weakening a line of the policy is noticed by the policy's tests.
 
 A mutant is a line deleted, or a comparison turned around. It survives if it compiles and every test of
-`test_gateway_policy.py` and `test_gateway_policy_details.py` still passes. Lines that cannot matter are named in
+the `test_gateway_policy*.py` named in TEST_FILES still passes. Lines that cannot matter are named in
 REDUNDANT with the reason why; type guards are left to the fuzz.
 CLAVE_TEST_POLICY_MUTANTS sets how many mutants are tried (default 10; ``all`` takes some minutes).
 """
@@ -29,7 +29,7 @@ REDUNDANT: dict[str, str] = {
 }
 TYPE_GUARD = re.compile(r"^is_(string|number|array|object|boolean)\(")
 """Deleting one is noticed by the fuzz over odd values; the cases need not pin each."""
-TEST_FILES = ("test_gateway_policy", "test_gateway_policy_details")
+TEST_FILES = ("test_gateway_policy", "test_gateway_policy_details", "test_gateway_policy_lists")
 SWAPS = ((" == ", " != "), (" >= ", " > "), (" <= ", " < "), (" > ", " >= "), (" < ", " <= "), ("not ", ""))
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from clave.cli import access, demo, governance, loop, registry, settings, stack
+from clave.cli import access, demo, governance, loop, people, registry, settings, stack
 
 app = typer.Typer(
     name="clave",
@@ -45,6 +45,7 @@ stack.register(app)
 demo.register(app)
 loop.register(app)
 registry.register(app)
+people.register(app)
 access.register(app)
 governance.register(app)
 settings.register(app)

@@ -41,7 +41,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(policy, name="policy", rich_help_panel=_GROUP)
 
 
-def _call(session: Session, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def call(session: Session, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask the gateway's API."""
+
     async def ask(client: "AsyncClient") -> dict[str, Any]:
         response = await client.gateway.send(method, f"{_API}{path}", body=body)
         answer: dict[str, Any] = response.json() if response.content else {}
@@ -52,7 +54,7 @@ def _call(session: Session, method: str, path: str, body: dict[str, Any] | None 
 
 def explain(session: Session, *, decision_id: Annotated[str, typer.Argument(help="Id from a refusal.")]) -> None:
     """Explain a decision: run it again, and say what would be needed."""
-    answer = _call(session, "GET", f"/decisions/{decision_id}")
+    answer = call(session, "GET", f"/decisions/{decision_id}")
     decision, again = answer["decision"], answer["again"]
     facts = {
         "decision": "allowed" if decision["allow"] else "refused",
@@ -69,7 +71,7 @@ def explain(session: Session, *, decision_id: Annotated[str, typer.Argument(help
 
 def list_roles(session: Session) -> None:
     """List the roles and what each permits."""
-    answer = _call(session, "GET", "/roles")
+    answer = call(session, "GET", "/roles")
     rows = [(role["name"], ", ".join(role["inherits"]), ", ".join(role["permissions"])) for role in answer["roles"]]
     session.show_rows(answer, ("role", "inherits", "permits"), rows)
 
@@ -89,13 +91,13 @@ def create_binding(
     """Give a role; nobody gives more than they hold."""
     given = {"namespaces": namespace, "resources": resource}
     body = {"subject": subject, "role": role, **{name: value for name, value in given.items() if value}}
-    answer = _call(session, "POST", "/bindings", body)
+    answer = call(session, "POST", "/bindings", body)
     session.show(answer, {name: answer[name] for name in ("id", "subject", "role", "namespaces", "resources")})
 
 
 def list_bindings(session: Session) -> None:
     """List who holds which role, newest first."""
-    answer = _call(session, "GET", "/bindings")
+    answer = call(session, "GET", "/bindings")
     rows = [
         (item["id"], item["subject"], item["role"], ", ".join(item["namespaces"]), ", ".join(item["resources"]))
         for item in answer["bindings"]
@@ -105,7 +107,7 @@ def list_bindings(session: Session) -> None:
 
 def delete_binding(session: Session, *, binding_id: Annotated[str, typer.Argument(help="Id of the binding.")]) -> None:
     """Take a role back; every service follows within two seconds."""
-    _call(session, "DELETE", f"/bindings/{binding_id}")
+    call(session, "DELETE", f"/bindings/{binding_id}")
     session.show({"id": binding_id, "deleted": True}, {"deleted": binding_id})
 
 
@@ -118,7 +120,7 @@ def lockdown(
     """Refuse every change, or allow changes again; reads and predictions go on."""
     if state not in {"on", "off"}:
         raise typer.BadParameter("say 'on' or 'off'")
-    answer = _call(session, "PUT", "/lockdown", {"on": state == "on", "reason": reason})
+    answer = call(session, "PUT", "/lockdown", {"on": state == "on", "reason": reason})
     session.show(answer, {"lockdown": "on" if answer["on"] else "off"})
 
 
@@ -139,7 +141,7 @@ def try_policy(
 
 def list_policies(session: Session) -> None:
     """List the policies; one is in force."""
-    answer = _call(session, "GET", "/policies")
+    answer = call(session, "GET", "/policies")
     rows = [
         (item["version"], "in force" if item["version"] == answer["active"] else "", item["origin"], item["note"],
          item["created_by"], item["activated_at"])
@@ -165,7 +167,7 @@ def upload_policy(
         body["modules"] = {path.name: path.read_text() for path in sorted(modules.glob("*.rego"))}
     if data is not None:
         body["data"] = _data_of(data)
-    answer = _call(session, "POST", "/policies", body)
+    answer = call(session, "POST", "/policies", body)
     session.show(answer, {"version": answer["version"], "digest": answer["digest"]})
     say(f"Next: clave policy plan {answer['version']}")
 
@@ -182,13 +184,15 @@ def _data_of(path: Path) -> dict[str, Any]:
 
 
 def plan_policy(session: Session, *, version: Annotated[int, typer.Argument(help="Version to plan.")]) -> None:
-    """Run the decision matrix and replay recent decisions on a candidate."""
-    answer = _call(session, "POST", f"/policies/{version}/plan")
+    """Run the decision matrix, a fuzz and a replay of recent decisions on a candidate."""
+    answer = call(session, "POST", f"/policies/{version}/plan")
     session.show(
         answer,
         {
             "ready": "yes" if answer["ready"] else "no",
             "cases": f"{answer['cases'] - len(answer['failed_cases'])} of {answer['cases']} pass",
+            "fuzz": f"{answer['fuzzed']} spoilt questions, {len(answer['failed_fuzz'])} wrong",
+            "engines": ", ".join(answer["engines"]),
             "replayed": f"{answer['replayed']} decisions, {len(answer['differences'])} come out differently",
             **{
                 f"{change['subject']} {change['action']}": f"{_answer(change['was'])} -> {_answer(change['becomes'])}"
@@ -202,28 +206,36 @@ def _answer(decision: dict[str, Any]) -> str:
     return "allowed" if decision["allow"] else ", ".join(decision["reasons"])
 
 
-def activate_policy(session: Session, *, version: Annotated[int, typer.Argument(help="Version to activate.")]) -> None:
+def activate_policy(
+    session: Session,
+    *,
+    version: Annotated[int, typer.Argument(help="Version to activate.")],
+    accept_differences: Annotated[
+        int, typer.Option(min=0, help="How many recent decisions come out differently, as the plan shows.")
+    ] = 0,
+) -> None:
     """Put a planned policy in force; every service follows within two seconds."""
-    answer = _call(session, "POST", f"/policies/{version}/activate")
+    body = {"accept_differences": accept_differences}
+    answer = call(session, "POST", f"/policies/{version}/activate", body)
     session.show(answer, {"in force": answer["version"], "digest": answer["digest"]})
 
 
 def roll_back_policy(session: Session) -> None:
     """Put the policy back in force that was before."""
-    answer = _call(session, "POST", "/policies/rollback")
+    answer = call(session, "POST", "/policies/rollback")
     session.show(answer, {"in force": answer["version"], "digest": answer["digest"]})
 
 
 def rotate_key(session: Session, *, key_id: Annotated[str, typer.Argument(help="Id of the key.")]) -> None:
     """Make a successor with the same rights; the old key works on until it is revoked."""
-    answer = _call(session, "POST", f"/keys/{key_id}/rotate")
+    answer = call(session, "POST", f"/keys/{key_id}/rotate")
     session.show(answer, {name: answer[name] for name in ("id", "key", "principal", "expires_at")})
     say(f"This key is shown once. When it is in use: clave keys revoke {key_id}")
 
 
 def prove_entry(session: Session, *, entry_id: Annotated[str, typer.Argument(help="Id of the audit entry.")]) -> None:
     """Prove that an entry is in the audit log; the proof can be checked without the stack."""
-    answer = _call(session, "GET", f"/audit/entries/{entry_id}/proof")
+    answer = call(session, "GET", f"/audit/entries/{entry_id}/proof")
     session.show(
         answer,
         {

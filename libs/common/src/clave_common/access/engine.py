@@ -91,7 +91,7 @@ class EmbeddedEngine:
 
     @staticmethod
     def _machine_for(bundle: PolicyBundle) -> regorus.Rvm:
-        data = orjson.dumps({"clave": bundle.data}).decode()
+        data = orjson.dumps({"clave": bundle.document()}).decode()
         try:
             program = regorus.Program.compile_from_modules(
                 data, sorted(bundle.modules.items()), [DECISION_RULE, VISIBLE_RULE]
@@ -118,7 +118,7 @@ class EmbeddedEngine:
     async def visible(self, question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Evaluate the list filter."""
         clauses = self._run(encode_question(question), VISIBLE_RULE)
-        return clauses if isinstance(clauses, list) else []
+        return [clause for clause in clauses if isinstance(clause, dict)] if isinstance(clauses, list) else []
 
     def evaluate(self, question: bytes) -> Mapping[str, Any]:
         """Evaluate the decision for an encoded input."""

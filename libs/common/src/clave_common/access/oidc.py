@@ -5,6 +5,7 @@ keys are fetched from the configured JWKS address only (never from ``jku`` or ``
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from clave_common.errors import Unauthenticated, Unavailable
 
 _LEEWAY_S = 30
 _REFETCH_S_MIN = 30.0
+_RETRY_S = 2.0
+_TOKENS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class OidcVerifier:
         self._fetch = fetch
         self._keys: KeySet | None = None
         self._fetched_at = 0.0
+        self._asked_at = -_RETRY_S
+        self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._registry = JWTClaimsRegistry(
             leeway=_LEEWAY_S,
             iss={"essential": True, "value": settings.issuer},
@@ -104,6 +109,9 @@ class OidcVerifier:
         )
 
     async def _claims(self, token: str) -> dict[str, Any]:
+        known = self._known.get(token)
+        if known is not None and known["exp"] + _LEEWAY_S > time.time():
+            return known
         for fresh in (False, True):
             keys = await self._key_set(fresh=fresh)
             try:
@@ -113,21 +121,41 @@ class OidcVerifier:
                 if fresh or time.monotonic() - self._fetched_at < _REFETCH_S_MIN:
                     raise Unauthenticated("The token is not valid here.", code="invalid_token") from error
             else:
+                self._remember(token, decoded.claims)
                 return decoded.claims
         raise AssertionError("unreachable")
+
+    def _remember(self, token: str, claims: dict[str, Any]) -> None:
+        """Keep a checked token: the next request with it costs no signature."""
+        self._known[token] = claims
+        if len(self._known) > _TOKENS_MAX:
+            self._known.popitem(last=False)
 
     async def _key_set(self, *, fresh: bool) -> KeySet:
         if self._keys is not None and not fresh and time.monotonic() - self._fetched_at < self._settings.keys_s:
             return self._keys
+        if self._keys is None and time.monotonic() - self._asked_at < _RETRY_S:
+            raise no_keys()
+        self._asked_at = time.monotonic()
         try:
-            self._keys = KeySet.import_key_set(orjson.loads(await self._fetch(self._settings.jwks_url)))
+            keys = KeySet.import_key_set(orjson.loads(await self._fetch(self._settings.jwks_url)))
         except (httpx.HTTPError, ValueError, KeyError) as error:
             if self._keys is None:
-                raise Unavailable(
-                    "The identity provider's keys cannot be fetched.", code="identity_provider_unavailable"
-                ) from error
+                raise no_keys() from error
+        else:
+            self._keys = keys
+            self._known.clear()  # a key that was taken back must not live on in what it signed
         self._fetched_at = time.monotonic()
         return self._keys
+
+
+def no_keys() -> Unavailable:
+    """Build the refusal of a token that nobody can check now."""
+    return Unavailable(
+        "The identity provider's keys cannot be fetched.",
+        code="identity_provider_unavailable",
+        retry_after_s=_RETRY_S,
+    )
 
 
 def _unverified_claims(token: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class OpaEngine:
         """Load the server with a bundle: data first, so that no new rule ever reads old data."""
         client = await self._opened()
         try:
-            await client.update_or_create_data({**bundle.data, _LOADED: bundle.digest()}, "clave")
+            await client.update_or_create_data({**bundle.document(), _LOADED: bundle.digest()}, "clave")
             for package, text in sorted(bundle.packages().items()):
                 await client.update_policy_from_string(text, package, rego_compat=False)
         except RegoParseError as error:

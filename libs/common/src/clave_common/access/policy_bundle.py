@@ -36,6 +36,13 @@ class PolicyBundle:
         canonical = rfc8785.dumps({"modules": dict(self.modules), "data": dict(self.data)})
         return f"sha256:{hashlib.sha256(canonical).hexdigest()}"
 
+    def document(self) -> dict[str, Any]:
+        """What an engine holds as ``data.clave``: the data, and what every role comes to with all that it inherits."""
+        roles = self.data.get("roles")
+        if not isinstance(roles, Mapping):
+            return dict(self.data)
+        return {**self.data, "closures": {role: _closure(role, roles) for role in roles}}
+
     def packages(self) -> dict[str, str]:
         """Join the modules of each package into one text, by package name.
 
@@ -59,3 +66,22 @@ class PolicyBundle:
         """Tell whether an action changes something; an unknown one is taken to."""
         entry = self.data.get("catalog", {}).get(action)
         return not (isinstance(entry, Mapping) and entry.get("mutating") is False)
+
+
+def _closure(role: str, roles: Mapping[str, Any]) -> dict[str, Any]:
+    """Work out what `closure(role)` of roles.rego would."""
+    reached, waiting = set[str](), [role]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached and isinstance(roles.get(name), Mapping):
+            reached.add(name)
+            waiting.extend(str(other) for other in roles[name].get("inherits", []))
+    permissions = {str(each) for name in reached for each in roles[name].get("permissions", [])}
+    held = permissions | {str(each) for name in reached for each in roles[name].get("may_delegate", [])}
+    return {
+        "roles": dict.fromkeys(sorted(reached), True),
+        "exact": {each: True for each in sorted(permissions) if "*" not in each},
+        "patterns": sorted(each for each in permissions if "*" in each),
+        "held": dict.fromkeys(sorted(held), True),
+        "held_patterns": sorted(each for each in held if "*" in each),
+    }

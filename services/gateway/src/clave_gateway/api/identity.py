@@ -1,33 +1,29 @@
-"""Routes on keys, bindings, principals, roles and the caller."""
+"""Routes on keys and bindings."""
 
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 
 from clave_common.access import Caller, governed
-from clave_common.access.enforcement import Access
 from clave_common.database import Database
 from clave_common.idempotency import answer_once
 from clave_common.pages import PageSize, PageToken, decode_token, encode_token
 from clave_common.pages import page_size as bounded
-from clave_contracts.gateway import API, Key, KeyCreate, KeyPage, NewKey, WhoAmI
+from clave_contracts.gateway import API, Key, KeyCreate, KeyPage, NewKey
 from clave_contracts.schema import Answer, Request
 from fastapi import APIRouter, Path
 from fastapi import Request as HttpRequest
 from pydantic import Field, StringConstraints
 from starlette.responses import Response
 
-from clave_gateway.domain.roles import permissions_of, role_closure
 from clave_gateway.services.bindings import BindingService
 from clave_gateway.services.keys import KeyService, MadeKey
-from clave_gateway.services.principals import PrincipalService
-from clave_gateway.storage.identity import BindingRow, KeyRow, PrincipalRow
+from clave_gateway.storage.identity import BindingRow, KeyRow
 
 Subject = Annotated[
     str, StringConstraints(pattern=r"^(user|service_account|app|group):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")
 ]
 KeyId = Annotated[str, Path(pattern=r"^[0-9a-z]{16}$")]
 BindingId = Annotated[str, Path(pattern=r"^bnd_[0-9a-z]{26}$")]
-PrincipalId = Annotated[str, Path(pattern=r"^(user|service_account|app):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")]
 _KEYS_QUERY = "keys"
 
 
@@ -59,49 +55,6 @@ class BindingPage(Answer):
     bindings: list[Binding]
 
 
-class PrincipalChange(Request):
-    """What may change about a principal; absent fields stay."""
-
-    groups: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]] | None = Field(
-        default=None, max_length=100
-    )
-    disabled: bool | None = None
-
-
-class Principal(Answer):
-    """Somebody or something that may be given roles."""
-
-    id: str
-    kind: str
-    tenant: str
-    groups: list[str]
-    disabled: bool
-    created_by: str
-    created_at: datetime
-
-
-class PrincipalPage(Answer):
-    """Principals by id."""
-
-    principals: list[Principal]
-
-
-class Role(Answer):
-    """A role, what it inherits and permits, and what its holder may hand out."""
-
-    name: str
-    inherits: list[str]
-    permissions: list[str]
-    may_delegate: list[str]
-
-
-class RolePage(Answer):
-    """Every role, and every action that there is."""
-
-    roles: list[Role]
-    actions: list[str]
-
-
 def _key(row: KeyRow) -> Key:
     return Key(
         id=row.id,
@@ -129,10 +82,6 @@ def _new_key(made: MadeKey) -> NewKey:
 
 def _binding(row: BindingRow) -> Binding:
     return Binding(**{name: getattr(row, name) for name in row.__slots__})
-
-
-def _principal(row: PrincipalRow) -> Principal:
-    return Principal(**{name: getattr(row, name) for name in row.__slots__})
 
 
 def keys_router(service: KeyService, database: Database) -> APIRouter:
@@ -220,60 +169,5 @@ def bindings_router(service: BindingService) -> APIRouter:
         """Take a role back."""
         await service.delete(caller, binding_id)
         return Response(status_code=204)
-
-    return router
-
-
-def principals_router(service: PrincipalService, access: Access) -> APIRouter:
-    """Routes on principals, roles and the caller."""
-    router = APIRouter(prefix=API, tags=["principals"])
-
-    @router.get("/whoami")
-    async def whoami(caller: Caller = governed("access:evaluate", resource_id="whoami")) -> WhoAmI:
-        """Tell the caller who they are here."""
-        return WhoAmI(
-            subject=caller.subject_id,
-            tenant=caller.tenant,
-            method=caller.method,
-            roles=service.roles_of(caller),
-            scopes=list(caller.scopes),
-            expires_at=datetime.fromtimestamp(caller.expires_at, UTC),
-            key_id=caller.key_id,
-        )
-
-    @router.get("/roles")
-    async def roles(caller: Caller = governed("access:evaluate", resource_id="roles")) -> RolePage:  # noqa: ARG001
-        """List roles and actions."""
-        data = access.policy_data()
-        known: dict[str, Any] = data.get("roles", {})
-        return RolePage(
-            roles=[
-                Role(
-                    name=name,
-                    inherits=role_closure(known, name)[1:],
-                    permissions=permissions_of(known, name),
-                    may_delegate=known[name].get("may_delegate", []),
-                )
-                for name in sorted(known)
-            ],
-            actions=sorted(data.get("catalog", {})),
-        )
-
-    @router.get("/principals")
-    async def principals(
-        caller: Caller = governed("admin:binding.list", resource_id="principals"), page_size: PageSize = 200
-    ) -> PrincipalPage:
-        """List principals by id."""
-        rows = await service.list_principals(caller, limit=bounded(page_size))
-        return PrincipalPage(principals=[_principal(row) for row in rows])
-
-    @router.patch("/principals/{principal_id}")
-    async def change(
-        principal_id: PrincipalId,
-        body: PrincipalChange,
-        caller: Caller = governed("admin:principal.write", in_operation=True),
-    ) -> Principal:
-        """Change a principal's groups, or disable it."""
-        return _principal(await service.change(caller, principal_id, groups=body.groups, disabled=body.disabled))
 
     return router

@@ -56,6 +56,12 @@ class PolicyPage(Answer):
     policies: list[PolicySummary]
 
 
+class Activation(Request):
+    """What whoever activates has read."""
+
+    accept_differences: int = Field(default=0, ge=0, description="Decisions that come out differently, by the plan.")
+
+
 class LockdownChange(Request):
     """Declare or end lockdown."""
 
@@ -106,15 +112,18 @@ def policies_router(service: PolicyService) -> APIRouter:
     async def plan(
         version: Version, caller: Caller = governed("policy:bundle.write", in_operation=True)
     ) -> dict[str, Any]:
-        """Run the decision matrix and replay recent decisions on a candidate."""
+        """Run the decision matrix, a fuzz and a replay of recent decisions on a candidate."""
         return await service.plan(caller, version)
 
     @router.post("/{version}/activate")
     async def activate(
-        version: Version, caller: Caller = governed("policy:bundle.activate", in_operation=True)
+        version: Version,
+        body: Activation | None = None,
+        caller: Caller = governed("policy:bundle.activate", in_operation=True),
     ) -> PolicySummary:
         """Put a planned candidate in force."""
-        return _summary(await service.activate(caller, version))
+        accepted = body.accept_differences if body else 0
+        return _summary(await service.activate(caller, version, accept_differences=accepted))
 
     @router.post("/rollback")
     async def rollback(caller: Caller = governed("policy:bundle.rollback", in_operation=True)) -> PolicySummary:

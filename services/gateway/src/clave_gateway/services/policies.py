@@ -5,7 +5,9 @@ decisions, with every difference listed), activate (by the plan's rules, and by 
 the policy in force demands four eyes). The switch is one row; services follow within two seconds.
 """
 
+import shutil
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from clave_common.access.decision_point import decision_from
@@ -18,8 +20,9 @@ from clave_common.clock import Clock
 from clave_common.database import Database
 from clave_common.errors import ClaveError, FailedPrecondition, InvalidArgument, NotFound
 
-from clave_gateway.policy_cases import read_cases, run_cases
+from clave_gateway.policy_cases import engine_with, read_cases, run_cases
 from clave_gateway.policy_files import shipped_policy_dir
+from clave_gateway.policy_fuzz import fuzz
 from clave_gateway.services.changes import record_audit, record_change
 from clave_gateway.services.snapshot import data_in_force
 from clave_gateway.signing import GatewaySigner
@@ -32,6 +35,7 @@ UPLOADED = "uploaded"
 PLATFORM = "*"
 """Policy and lockdown belong to no tenant: only a role bound for the whole platform reaches them."""
 _REPLAY_DECISIONS_MAX = 500
+_FUZZ_INPUTS = 500
 _DIFFERENCES_MAX = 50
 _DATA_REQUIRED = frozenset({"catalog", "roles", "namespaces", "auth_methods", "admin_networks"})
 
@@ -126,19 +130,15 @@ class PolicyService:
         resource = Resource("bundle", f"policies/{version}", {"tenant": PLATFORM})
         await self._access.require(caller, "policy:bundle.write", resource)
         candidate = await self.read(version)
-        cases = read_cases(shipped_policy_dir() / "cases" / "decisions.json")
-        matrix = EmbeddedEngine()
-        matrix.use(PolicyBundle(modules=candidate.modules, data=cases.data))
-        report = await run_cases(matrix, cases.cases)
+        against = (await self._active()).version
+        tried = await _tried(candidate)
         replayed, differences = await self._replay(candidate)
         plan = {
             "planned_at": self._clock.now().isoformat(),
-            "engine": matrix.name,
-            "cases": report.cases,
-            "failed_cases": [failure.id for failure in report.failures],
+            "against": against,
+            **tried,
             "replayed": replayed,
             "differences": differences,
-            "ready": report.passed,
         }
         async with self._database.transaction() as tx:
             await policies.keep_plan(tx.session, version, plan)
@@ -172,12 +172,18 @@ class PolicyService:
                 )
         return len(rows), differences[:_DIFFERENCES_MAX]
 
-    async def activate(self, caller: Caller, version: int) -> BundleRow:
+    async def activate(self, caller: Caller, version: int, *, accept_differences: int = 0) -> BundleRow:
         """Put a planned candidate in force.
+
+        Args:
+            caller: Who activates.
+            version: The candidate.
+            accept_differences: Number of decisions that come out differently, as read in the plan.
 
         Raises:
             NotFound: There is no such version.
-            FailedPrecondition: It was not planned, or its plan failed, or its signature is not the gateway's.
+            FailedPrecondition: It was not planned, or against another policy, or its plan failed or shows differences
+                that were not accepted, or its signature is not the gateway's.
             PermissionDenied: The caller may not activate, or wrote it and four eyes are demanded.
         """
         candidate = await self.read(version)
@@ -190,11 +196,7 @@ class PolicyService:
                 {"tenant": PLATFORM, "contributors": [candidate.created_by]},
             ),
         )
-        if candidate.plan is None or not candidate.plan.get("ready"):
-            raise FailedPrecondition(
-                f"Policy {version} has no plan that passed; run 'clave policy plan {version}' first.",
-                code="policy_not_planned",
-            )
+        _require_plan(candidate, against=(await self._active()).version, accepted=accept_differences)
         return await self._put_in_force(caller, candidate, "policy:bundle.activate", decision)
 
     async def rollback(self, caller: Caller) -> BundleRow:
@@ -261,6 +263,47 @@ class PolicyService:
                 lockdown_reason=reason,
             )
         return on
+
+
+async def _tried(candidate: BundleRow) -> dict[str, Any]:
+    """Run matrix and fuzz on the embedded engine, and on a real OPA beside it where the program is at hand."""
+    cases = read_cases(shipped_policy_dir() / "cases" / "decisions.json")
+    bundle = PolicyBundle(modules=candidate.modules, data=cases.data)
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(engine_with(bundle, "embedded"))]
+        if shutil.which("opa") is not None:
+            engines.append(await stack.enter_async_context(engine_with(bundle, "opa")))
+        reports = [await run_cases(engine, cases.cases) for engine in engines]
+        fuzzed = await fuzz(engines, cases.cases, inputs=_FUZZ_INPUTS)
+    return {
+        "engines": fuzzed.engines,
+        "cases": reports[0].cases,
+        "failed_cases": sorted({failure.id for report in reports for failure in report.failures}),
+        "fuzzed": fuzzed.asked,
+        "failed_fuzz": fuzzed.failures,
+        "ready": fuzzed.passed and all(report.passed for report in reports),
+    }
+
+
+def _require_plan(candidate: BundleRow, *, against: int, accepted: int) -> None:
+    again = f"run 'clave policy plan {candidate.version}'"
+    plan = candidate.plan
+    if plan is None or not plan.get("ready"):
+        raise FailedPrecondition(
+            f"Policy {candidate.version} has no plan that passed; {again} first.", code="policy_not_planned"
+        )
+    if plan.get("against") != against:
+        raise FailedPrecondition(
+            f"The plan compares with policy {plan.get('against')}, and {against} is in force; {again} again.",
+            code="policy_plan_stale",
+        )
+    if len(plan["differences"]) != accepted:
+        raise FailedPrecondition(
+            f"{len(plan['differences'])} recent decisions would come out differently. Read them in the plan, then "
+            f"activate with --accept-differences {len(plan['differences'])}.",
+            code="policy_differences_not_accepted",
+            differences=len(plan["differences"]),
+        )
 
 
 async def _again(engine: PolicyEngine, question: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from clave_common.access.filters import visible_rows
-from sqlalchemy import and_, delete, func, literal, or_, select, tuple_, update
+from sqlalchemy import and_, any_, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -126,6 +126,28 @@ async def revoke_key(session: AsyncSession, key_id: str, *, by: str, at: datetim
     await session.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=at, revoked_by=by))
 
 
+async def revoke_keys_of(session: AsyncSession, principal_id: str, *, by: str, at: datetime) -> list[str]:
+    """Revoke every working key of a principal; gives their ids."""
+    statement = (
+        update(api_keys)
+        .where(api_keys.c.principal_id == principal_id, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=at, revoked_by=by)
+        .returning(api_keys.c.id)
+    )
+    return sorted((await session.execute(statement)).scalars())
+
+
+async def members_of(session: AsyncSession, tenant: str, group: str) -> list[str]:
+    """List the principals of a tenant that are in a group, and hold their rows."""
+    query = (
+        select(principals.c.id)
+        .where(principals.c.tenant == tenant, literal(group) == any_(principals.c.groups))
+        .order_by(principals.c.id)
+        .with_for_update()
+    )
+    return list((await session.execute(query)).scalars())
+
+
 async def count_active_keys(session: AsyncSession, principal_id: str, now: datetime) -> int:
     """Count a principal's keys that work."""
     query = select(func.count()).where(api_keys.c.principal_id == principal_id, _active(now))
@@ -178,6 +200,14 @@ async def find_binding(session: AsyncSession, binding_id: str) -> BindingRow | N
 async def remove_binding(session: AsyncSession, binding_id: str) -> None:
     """Remove a binding."""
     await session.execute(delete(bindings).where(bindings.c.id == binding_id))
+
+
+async def remove_bindings_of(session: AsyncSession, tenant: str, subject: str) -> list[str]:
+    """Take every role of a subject back that a tenant gave; gives the bindings' ids."""
+    statement = (
+        delete(bindings).where(bindings.c.tenant == tenant, bindings.c.subject == subject).returning(bindings.c.id)
+    )
+    return sorted((await session.execute(statement)).scalars())
 
 
 async def list_bindings(session: AsyncSession, clauses: Clauses, *, limit: int) -> list[BindingRow]:
