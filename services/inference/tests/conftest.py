@@ -36,10 +36,13 @@ from clave_inference.lane import lane_for
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.batcher import Batcher
 from clave_inference.runtime.row_ledger import RowLedger
+from clave_inference.runtime.shadow_runner import ShadowRunner
+from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admissions
 from clave_inference.services.deploy import Deployment
 from clave_inference.services.describe import Describe
 from clave_inference.services.explain import Explanations
+from clave_inference.services.explainer import Explainer
 from clave_inference.services.feature_requests import FeatureRows
 from clave_inference.services.predict import Predictions, PredictLimits
 from clave_inference.services.prediction_log import PredictionLog
@@ -201,7 +204,7 @@ class FakeStream:
 class FakeFeatures:
     """Answers every entity with its number in every column."""
 
-    async def read(self, entities, _endpoint, signature, *, caller, rows_max):
+    async def read(self, entities, _endpoint, signature, *, caller, rows_max, trace=None):
         numbers = entities["customer_id"]
         values = np.repeat(np.array(numbers, np.float32)[:, None], len(signature.feature_names), axis=1)
         return FeatureRows(values, {"customers": ["PRESENT"] * len(numbers)}, entities)
@@ -253,6 +256,10 @@ def make_bench(folder: Path, **changes: object) -> Bench:
         buffered_max=10_000,
     )
     admissions = Admissions(verifier=verifier, access=access, ledger=RowLedger(None), table=lambda: deployment.table)
+    explainer = Explainer(
+        deployment=deployment, cache=cache, executor=ThreadPoolExecutor(1), rows_max=100, waiting_rows_max=200
+    )
+    shadows = ShadowRunner(rows_per_run_max=64, queued_rows_max=100, executor=ThreadPoolExecutor(1))
     predictions = Predictions(
         table=lambda: deployment.table,
         admissions=admissions,
@@ -260,11 +267,14 @@ def make_bench(folder: Path, **changes: object) -> Bench:
         log=log,
         metrics=metrics,
         features=FakeFeatures(),
+        explainer=explainer,
+        shadows=shadows,
+        access_log=AccessLog(every=1),
         limits=PredictLimits(rows_max=256),
     )
     describe = Describe(lambda: deployment.table, metrics)
     explanations = Explanations(
-        deployment=deployment, cache=cache, admissions=admissions, features=FakeFeatures(), rows_max=256
+        deployment=deployment, explainer=explainer, admissions=admissions, features=FakeFeatures(), rows_max=256
     )
     app = create_service_app(
         service="inference",
@@ -321,6 +331,8 @@ class RunningServer:
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
         self._thread.join(10)
+
+    model = staticmethod(linear_model)
 
     @property
     def port(self) -> int:

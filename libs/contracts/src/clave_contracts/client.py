@@ -57,9 +57,10 @@ class ServiceClient:
         *,
         idempotency_key: str | None = None,
         on_behalf_of: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
         """POST and parse."""
-        headers: dict[str, str] = {}
+        headers = dict(headers or {})
         if idempotency_key:
             headers["idempotency-key"] = idempotency_key
         if on_behalf_of:

@@ -152,6 +152,7 @@ class PredictionRecord(BaseModel):
         label: Predicted class per row where there is one.
         arm: ``live``, ``canary`` or ``shadow`` (a shadow's answer went to nobody).
         error: Set instead of outputs when the model failed.
+        trace_id: The caller's trace (W3C), where the request named one.
     """
 
     id: str
@@ -170,3 +171,4 @@ class PredictionRecord(BaseModel):
     label: list[int] | None = None
     latency_ms: float
     error: str | None = None
+    trace_id: str | None = None

@@ -30,10 +30,13 @@ from clave_inference.metrics import Gauges, PredictionMetrics
 from clave_inference.rpc import ProtocolServer
 from clave_inference.runtime.batcher import Batcher
 from clave_inference.runtime.row_ledger import RowLedger
+from clave_inference.runtime.shadow_runner import ShadowRunner
+from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admissions, SharedLimits
 from clave_inference.services.deploy import Deployment
 from clave_inference.services.describe import Describe
 from clave_inference.services.explain import Explanations
+from clave_inference.services.explainer import Explainer
 from clave_inference.services.feature_requests import OnlineFeatures
 from clave_inference.services.predict import Predictions, PredictLimits
 from clave_inference.services.prediction_log import PredictionLog, PredictionStream
@@ -138,6 +141,18 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         limits=SharedLimits(settings.key_rows_per_minute, settings.model_rows_per_minute),
     )
     deployment.on_switch = admissions.forget
+    explainer = Explainer(
+        deployment=deployment,
+        cache=cache,
+        executor=ThreadPoolExecutor(1, thread_name_prefix="explain"),
+        rows_max=settings.explained_rows_max,
+        waiting_rows_max=settings.explained_rows_waiting_max,
+    )
+    shadows = ShadowRunner(
+        rows_per_run_max=settings.rows_per_run_max,
+        queued_rows_max=settings.shadow_rows_waiting_max,
+        executor=ThreadPoolExecutor(1, thread_name_prefix="shadow"),
+    )
     features = OnlineFeatures(
         FeaturesClient(peer_client(kit.minter, target="features", url=settings.peers.features_url, timeout_s=2.0))
     )
@@ -148,6 +163,9 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         log=log,
         metrics=metrics,
         features=features,
+        explainer=explainer,
+        shadows=shadows,
+        access_log=AccessLog(every=settings.access_log_every),
         limits=PredictLimits(rows_max=settings.rows_max, timeout_s=settings.timeout_s),
     )
     metrics.gauges = Gauges(
@@ -166,7 +184,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         Describe(lambda: deployment.table, metrics),
         Explanations(
             deployment=deployment,
-            cache=cache,
+            explainer=explainer,
             admissions=admissions,
             features=features,
             rows_max=settings.explained_rows_max,

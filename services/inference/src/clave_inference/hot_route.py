@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import BodyTooLarge, InvalidInferRequest
+from clave_inference.domain.trace import trace_of
 from clave_inference.http_answers import (
     BRIDGE_PATH,
     JSON,
@@ -142,6 +143,7 @@ def _call(
         body=body,
         header_length=headers.get(b"inference-header-content-length"),
         routing_key=None if routing_key is None else routing_key.decode("latin-1"),
+        trace=trace_of(headers.get(b"traceparent"), headers.get(b"tracestate")),
     )
     if bridged:
         call.protocol = "grpc"

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import InvalidInferRequest
+from clave_inference.domain.trace import trace_of
 from clave_inference.hot_route import credential_from, grpc_deadline
 from clave_inference.http_answers import BRIDGE_PATH, JSON, PROTOBUF, infer_target, rendered, rendered_for_bridge
 from clave_inference.services.admissions import Credential
@@ -73,7 +74,17 @@ class _LaneCycle:
 class Plan:
     """What a request's head says, wherever it arrives from one address."""
 
-    __slots__ = ("bridged", "credential", "header_length", "length", "model", "routing_key", "timeout", "version")
+    __slots__ = (
+        "bridged",
+        "credential",
+        "header_length",
+        "length",
+        "model",
+        "routing_key",
+        "timeout",
+        "trace",
+        "version",
+    )
 
     def __init__(
         self,
@@ -90,6 +101,7 @@ class Plan:
         self.header_length = found.get(b"inference-header-content-length")
         self.routing_key = None if routing_key is None else routing_key.decode("latin-1")
         self.timeout = found.get(b"grpc-timeout")
+        self.trace = trace_of(found.get(b"traceparent"), found.get(b"tracestate"))
         self.length = length
         self.bridged = bridged
 
@@ -265,6 +277,7 @@ class Lane(HttpToolsProtocol):
             body=body,
             header_length=plan.header_length,
             routing_key=plan.routing_key,
+            trace=plan.trace,
         )
         if plan.bridged:
             try:

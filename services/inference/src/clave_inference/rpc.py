@@ -31,6 +31,7 @@ from clave_contracts.inference_grpc import open_inference_pb2 as pb
 
 from clave_inference import __version__
 from clave_inference.codecs import grpc_message
+from clave_inference.domain.trace import trace_of
 from clave_inference.reflection import SERVICES as REFLECTION_SERVICES
 from clave_inference.reflection import Reflection
 from clave_inference.services.admissions import Credential
@@ -183,7 +184,7 @@ class ProtocolServer:
     def _infer(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         try:
             message = grpc_message.parse(body)
-            left_s = context.time_remaining()
+            left_s, metadata = context.time_remaining(), _metadata(context)
             call = Call(
                 "grpc",
                 message.model_name,
@@ -191,7 +192,8 @@ class ProtocolServer:
                 _credential(context),
                 began=time.monotonic(),
                 message=message,
-                routing_key=_metadata(context).get("x-routing-key"),
+                routing_key=metadata.get("x-routing-key"),
+                trace=trace_of(metadata.get("traceparent"), metadata.get("tracestate")),
                 deadline=None if left_s is None else time.monotonic() + left_s,
             )
             replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()

@@ -14,6 +14,9 @@ class Settings(ServiceSettings):
         replicas: Processes over all machines, by which limits are divided while Redis is away.
         rows_max: Rows in one request.
         explained_rows_max: Rows in one request for explanations.
+        explained_rows_waiting_max: Rows that may wait for explanations in a process; beyond, 503.
+        shadow_rows_waiting_max: Rows that may wait for shadow versions; beyond, they miss copies.
+        access_log_every: One request in so many has a line in the access log; 0 = none.
         rows_per_run_max: Rows joined into one run of a model.
         queued_rows_max: Rows that may wait in a process; beyond, requests are refused with 503.
         key_rows_per_minute: Rows of one key over all models in a minute; 0 = no limit beside the model card's.
@@ -36,6 +39,9 @@ class Settings(ServiceSettings):
     replicas: int = Field(default=1, ge=1)
     rows_max: int = Field(default=4096, ge=1)
     explained_rows_max: int = Field(default=1024, ge=1)
+    explained_rows_waiting_max: int = Field(default=4096, ge=1)
+    shadow_rows_waiting_max: int = Field(default=4096, ge=1)
+    access_log_every: int = Field(default=1000, ge=0)
     rows_per_run_max: int = Field(default=128, ge=1)
     queued_rows_max: int = Field(default=16_384, ge=1)
     key_rows_per_minute: float = Field(default=0.0, ge=0)

@@ -1,6 +1,7 @@
 """The gRPC server: statuses, deadlines, limits, reflection."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from clave_common.access.model import RateLimit
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_contracts.inference_grpc import reflection_pb2
 from clave_inference.rpc import ProtocolServer
+from clave_testing.servers import wait_until
 from google.protobuf import descriptor_pb2
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -112,8 +114,10 @@ def test_a_deadline_that_passes_while_waiting_is_not_computed(server: Any, chann
     held, release = threading.Event(), threading.Event()
     server.loop.call_soon_threadsafe(lambda: (held.set(), release.wait(5)))
     assert held.wait(5)
+    late = time.monotonic() + 0.3
     error = refusal(lambda: infer(channel, message(), timeout=0.1))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: time.monotonic() > late, what="the deadline to be well past")
     release.set()
     infer(channel, message())
     assert table.versions[("churn", 1)].runs == runs + 1

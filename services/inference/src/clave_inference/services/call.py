@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from clave_inference.domain.tensors import InferenceRequest
+    from clave_inference.domain.trace import Trace
     from clave_inference.runtime.loaded_version import LoadedVersion
     from clave_inference.services.admissions import Admission, Credential
+    from clave_inference.services.explainer import Explanation
     from clave_inference.services.feature_requests import FeatureRows
     from clave_inference.services.serving import Target
 
@@ -55,6 +57,9 @@ class Call:
         answered: Takes the reply, once.
         ended: Takes the outputs or the error of the run, once.
         outputs: What the model gave, kept for the log.
+        trace: The caller's trace, where the request names one.
+        wants_explanation: Whether the answer shall explain its rows.
+        explanation: Why the rows score as they do, once that is known.
         values: The one row of an ordinary request, as decoded; None for every other request. Rows that run together
             become one array together, which costs a third of making an array of each.
         request_id: The caller's own name for the request.
@@ -72,6 +77,7 @@ class Call:
         "deadline",
         "ended",
         "error",
+        "explanation",
         "features",
         "header_length",
         "message",
@@ -87,8 +93,10 @@ class Call:
         "runnable",
         "target",
         "took_s",
+        "trace",
         "values",
         "version",
+        "wants_explanation",
     )
     answered: Answered
     ended: Ended
@@ -121,6 +129,7 @@ class Call:
         header_length: bytes | None = None,
         routing_key: str | None = None,
         deadline: float | None = None,
+        trace: "Trace | None" = None,
     ) -> None:
         self.protocol: Protocol = protocol
         self.model = model
@@ -132,6 +141,9 @@ class Call:
         self.header_length = header_length
         self.routing_key = routing_key
         self.deadline = deadline
+        self.trace = trace
+        self.wants_explanation = False
+        self.explanation: Explanation | None = None
         self.values = None
         self.features = None
         self._feeds: tuple[NDArray[Any], ...] | None = None
@@ -170,7 +182,7 @@ class Call:
 
     def copy_for(self, shadow: "Target", ended: Ended) -> "Call":
         """Make the copy that a shadow sees."""
-        copy = Call(self.protocol, self.model, None, self.credential, began=self.began, deadline=self.deadline)
+        copy = Call(self.protocol, self.model, None, self.credential, began=self.began, trace=self.trace)
         copy.ended = ended
         copy.admission, copy.features = self.admission, self.features
         copy.target, copy.runnable, copy.arm = shadow, shadow.loaded, shadow.arm

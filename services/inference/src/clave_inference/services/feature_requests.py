@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clave_inference.domain.errors import FeaturesUnavailable, InvalidInferRequest
 from clave_inference.domain.signature import Signature
+from clave_inference.domain.trace import Trace
 from clave_inference.services.serving import ServedEndpoint
 
 _KIND_OF_STATUS = {
@@ -51,9 +52,16 @@ class FeatureReader(Protocol):
     """Where features come from."""
 
     async def read(
-        self, entities: Any, endpoint: ServedEndpoint, signature: Signature, *, caller: Caller, rows_max: int
+        self,
+        entities: Any,
+        endpoint: ServedEndpoint,
+        signature: Signature,
+        *,
+        caller: Caller,
+        rows_max: int,
+        trace: Trace | None = None,
     ) -> FeatureRows:
-        """Fetch the features of some entities."""
+        """Fetch the features of some entities, as a part of the caller's trace."""
         ...
 
 
@@ -64,7 +72,14 @@ class OnlineFeatures:
         self._client = client
 
     async def read(
-        self, entities: Any, endpoint: ServedEndpoint, signature: Signature, *, caller: Caller, rows_max: int
+        self,
+        entities: Any,
+        endpoint: ServedEndpoint,
+        signature: Signature,
+        *,
+        caller: Caller,
+        rows_max: int,
+        trace: Trace | None = None,
     ) -> FeatureRows:
         """Fetch the features of some entities.
 
@@ -81,7 +96,13 @@ class OnlineFeatures:
             )
         request = OnlineRead(feature_service=endpoint.feature_service, entities=keys)
         try:
-            rows = await self._client.post(OnlineRows, f"{API}/online/read", request, on_behalf_of=caller.acting_for)
+            rows = await self._client.post(
+                OnlineRows,
+                f"{API}/online/read",
+                request,
+                on_behalf_of=caller.acting_for,
+                headers=None if trace is None else trace.headers(),
+            )
         except ServiceProblem as problem:
             raise _refusal(problem) from problem
         return arranged(rows, signature, keys)

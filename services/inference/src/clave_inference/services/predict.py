@@ -25,8 +25,11 @@ from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.batcher import Batcher, Run, deliver_each
 from clave_inference.runtime.loaded_version import RowShape
 from clave_inference.runtime.session import RuntimeRefused
+from clave_inference.runtime.shadow_runner import ShadowRunner
+from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admission, Admissions
 from clave_inference.services.call import Answered, Arrays, Call, Reply
+from clave_inference.services.explainer import Explains
 from clave_inference.services.feature_requests import FeatureReader
 from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.services.serving import ServingTable, Target
@@ -72,6 +75,9 @@ class Predictions:
         log: PredictionLog,
         metrics: PredictionMetrics,
         features: FeatureReader,
+        explainer: Explains,
+        shadows: ShadowRunner,
+        access_log: AccessLog,
         limits: PredictLimits,
     ) -> None:
         self._table = table
@@ -80,6 +86,9 @@ class Predictions:
         self._log = log
         self._metrics = metrics
         self._features = features
+        self._explainer = explainer
+        self._shadows = shadows
+        self._access_log = access_log
         self._rows_max = limits.rows_max
         self._timeout_s = limits.timeout_s
         self._ids = PredictionIds()
@@ -88,8 +97,8 @@ class Predictions:
 
     @property
     def in_flight(self) -> int:
-        """Calls that wait for an answer."""
-        return len(self._tasks) + self._batcher.in_flight
+        """Calls that wait for an answer, and copies that wait for a shadow."""
+        return len(self._tasks) + self._batcher.in_flight + self._shadows.in_flight
 
     def predict(self, call: Call, answered: Answered) -> None:
         """Answer a call, now or later, exactly once. Never raises."""
@@ -176,6 +185,7 @@ class Predictions:
                 signature,
                 caller=call.admission.caller,
                 rows_max=self._rows_max,
+                trace=call.trace,
             )
             spec = signature.inputs[0]
             request.inputs = [Tensor(spec.name, spec.datatype, rows.values)]
@@ -213,16 +223,26 @@ class Predictions:
             self._refuse(call, error)
 
     def _submit(self, call: Call) -> None:
+        if call.wants_explanation and call.explanation is None:
+            self._go_on(self._explain_first(call))
+            return
         self._batcher.submit(call)
         for shadow in call.target.shadows:
-            self._copy(call, shadow)
+            asyncio.get_running_loop().call_soon(self._copy, call, shadow)  # behind the caller's own run
+
+    async def _explain_first(self, call: Call) -> None:
+        try:
+            call.explanation = await self._explainer.explain(call.runnable, call.feeds)
+            self._submit(call)
+        except Exception as error:  # noqa: BLE001  entry point of a task
+            self._refuse(call, error, call.target)
 
     def _copy(self, call: Call, shadow: Target) -> None:
         """Let a shadow see the same rows; its answer goes to the log alone, its faults to nobody."""
         copy = call.copy_for(shadow, self._finish_shadow)
         try:
             copy.feeds, copy.rows = shadow.loaded.signature.feeds(_tensors(call), rows_max=self._rows_max)
-            self._batcher.submit(copy)
+            self._shadows.submit(copy)
         except FloatingPointError:  # the call itself will be refused
             return
         except ClaveError as refusal:
@@ -244,6 +264,7 @@ class Predictions:
         for call, numbers in zip(calls, printed_rows(outputs), strict=True):
             body = call.target.template.render(call.prediction_id, call.request_id, numbers)
             call.answered(Reply(body, limit_headers=self._admissions.limit_headers(call.admission, ended)))
+        self._access_log.answered(calls, ended)
 
     def _finish(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
         if outputs is None:
@@ -257,6 +278,7 @@ class Predictions:
             return
         self._record(call, outputs, None)
         call.answered(reply)
+        self._access_log.answered((call,), call.began + call.took_s)
 
     def _fail(self, call: Call, error: Exception | None) -> None:
         loaded = call.target.loaded
@@ -292,6 +314,7 @@ class Predictions:
     def _refuse(self, call: Call, error: Exception, target: Target | None = None) -> None:
         refusal = as_refusal(error, model=call.model)
         call.answered(Reply(error=refusal))
+        self._access_log.refused(call, refusal.code, time.monotonic())
         known = call.model in self._table().endpoints
         self._metrics.answered(
             endpoint=target.endpoint.name if target else (call.model if known else "unknown"),
@@ -308,7 +331,7 @@ def _read_parameters(call: Call, parameters: dict[str, Any]) -> None:
     """Take over what the request says about itself.
 
     Raises:
-        InvalidInferRequest: The time-out or the routing key makes no sense.
+        InvalidInferRequest: The time-out, the routing key or the wish for an explanation makes no sense.
     """
     key = parameters.get("routing_key")
     if key is not None:
@@ -317,6 +340,10 @@ def _read_parameters(call: Call, parameters: dict[str, Any]) -> None:
             raise InvalidInferRequest(
                 "parameters.routing_key", f"is longer than {_ROUTING_KEY_CHARACTERS_MAX} characters."
             )
+    explain = parameters.get("explain", False)
+    if not isinstance(explain, bool):
+        raise InvalidInferRequest("parameters.explain", "is neither true nor false.")
+    call.wants_explanation = explain
     timeout = parameters.get("timeout")
     if timeout is not None:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _TIMEOUT_US_MAX:
@@ -334,6 +361,9 @@ def _answer(call: Call, outputs: Arrays) -> InferenceAnswer:
     loaded = call.target.loaded
     specs = loaded.signature.outputs
     tensors = [Tensor(specs[i].name, specs[i].datatype, output) for i, output in zip(call.chosen, outputs, strict=True)]
+    if call.explanation is not None:
+        tensors += call.explanation.tensors()
+        parameters |= call.explanation.parameters()
     return InferenceAnswer(call.target.endpoint.name, str(loaded.version), tensors, call.request_id, parameters)
 
 

@@ -56,9 +56,10 @@ class RecordEncoder:
                 self._second = int(second)
                 self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
             records.append(
-                b'%b"id":"%b","at":"%b.%06dZ","values":[[%b]],"score":[%b],"label":%b,"latency_ms":%.3f}'
+                b'%b%b"id":"%b","at":"%b.%06dZ","values":[[%b]],"score":[%b],"label":%b,"latency_ms":%.3f}'
                 % (
                     head,
+                    b"" if call.trace is None else b'"trace_id":"%b",' % call.trace.trace_id.encode(),
                     call.prediction_id.encode(),
                     self._second_text,
                     fraction * 1e6,
@@ -131,6 +132,7 @@ def _document(call: Call, offset: float) -> dict[str, Any]:
         "label": labels,
         "latency_ms": round(call.took_s * 1e3, 3),
         "error": call.error,
+        "trace_id": None if call.trace is None else call.trace.trace_id,
     }
 
 

@@ -1,0 +1,186 @@
+"""What goes on beside a prediction: explanations with it, shadows, traces, the access log, overload."""
+
+import asyncio
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import xgboost
+from clave_contracts.events import PredictionRecord
+from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_contracts.registry import Artifact
+from clave_inference.domain.trace import trace_of
+from clave_testing.servers import wait_until
+from hypothesis import given
+from hypothesis import strategies as st
+
+HEADERS = {"authorization": "Bearer good"}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+INFER = "/v2/models/churn/infer"
+
+
+def body(rows: int = 1, **parameters: Any) -> dict[str, Any]:
+    tensor = {"name": "input", "shape": [rows, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4] * rows}
+    return {"inputs": [tensor], **({"parameters": parameters} if parameters else {})}
+
+
+def ask(server: Any, content: Any, path: str = INFER, **headers: str) -> httpx.Response:
+    return httpx.post(server.url + path, json=content, headers={**HEADERS, **headers}, timeout=10)
+
+
+def with_trees(server: Any, folder: Path) -> xgboost.Booster:
+    """Give version 1 a tree file."""
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(200, 4)).astype(np.float32)
+    matrix = xgboost.DMatrix(rows, (rows[:, 0] > 0).astype(int))
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1, "max_depth": 3}, matrix, 5)
+    booster.save_model(folder / "model.ubj")
+    data = (folder / "model.ubj").read_bytes()
+    registry, digest = server.bench.registry, hashlib.sha256(data).hexdigest()
+    registry.blobs[digest] = data
+    version = registry.state.versions[0]
+    version.artifacts.append(Artifact(path="model.ubj", digest=digest, size=len(data)))
+    registry.want([version], [(1, "live", 1.0)])
+    server.on_loop(server.bench.deployment.step)
+    return booster
+
+
+def test_a_prediction_can_bring_its_explanation(server: Any, tmp_path: Path) -> None:
+    booster = with_trees(server, tmp_path)
+    answer = ask(server, body(2, explain=True))
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    outputs = {output["name"]: output for output in document["outputs"]}
+    assert list(outputs) == ["label", "probabilities", "contributions", "base_value"]
+    assert document["parameters"]["columns"] == ["a", "b", "c", "d"]
+    assert document["parameters"]["prediction_id"].startswith("prd_")
+    sums = np.array(outputs["contributions"]["data"]).reshape(2, 4).sum(axis=1) + outputs["base_value"]["data"]
+    row = np.array([[0.1, 0.2, 0.3, 0.4]] * 2, np.float32)
+    np.testing.assert_allclose(sums, booster.predict(xgboost.DMatrix(row), output_margin=True), atol=1e-5)
+    message = pb.ModelInferRequest(model_name="churn")
+    message.inputs.add(name="input", datatype="FP32", shape=[2, 4])
+    message.raw_input_contents.append(row.tobytes())
+    message.parameters["explain"].bool_param = True
+    content = message.SerializeToString()
+    url = f"{server.url}/inference.GRPCInferenceService/ModelInfer"
+    reply = pb.ModelInferResponse.FromString(httpx.post(url, content=content, headers=HEADERS, timeout=10).content)
+    assert [output.name for output in reply.outputs] == list(outputs)
+    assert np.frombuffer(reply.raw_output_contents[2]).tolist() == outputs["contributions"]["data"]
+
+
+def test_explaining_has_its_bounds(server: Any, tmp_path: Path) -> None:
+    assert ask(server, body(explain="yes")).status_code == 400
+    refused = ask(server, body(explain=True))
+    assert (refused.status_code, refused.json()["code"]) == (400, "cannot_explain")
+    with_trees(server, tmp_path)
+    assert "at most 100" in ask(server, body(101, explain=True)).json()["error"]
+
+
+def shadow(server: Any, run: Any) -> None:
+    """Serve version 2 as a shadow of version 1, whose runs are `run`."""
+    registry, bench = server.bench.registry, server.bench
+    second = registry.version(2, server.model(2.0))
+    registry.want([registry.state.versions[0], second], [(1, "live", 1.0), (2, "shadow", 0.0)])
+    server.on_loop(bench.deployment.step)
+    loaded = bench.deployment.table.versions[("churn", 2)]
+    real = loaded.session.run
+    loaded.session.run = lambda *arguments: run(real, *arguments)
+
+
+def records(server: Any) -> list[PredictionRecord]:
+    server.on_loop(server.bench.log.flush)
+    return [PredictionRecord.model_validate(record) for record in server.bench.stream.records()]
+
+
+def test_a_slow_shadow_delays_nobody_and_is_logged_as_such(server: Any) -> None:
+    release = threading.Event()
+
+    def slow(real: Any, *arguments: Any) -> Any:
+        release.wait(10)
+        return real(*arguments)
+
+    shadow(server, slow)
+    answers = [ask(server, body()).json() for _ in range(20)]  # none would come while the shadow holds the loop
+    assert {answer["parameters"]["arm"] for answer in answers} == {"live"}
+    assert {record.arm for record in records(server)} == {"live"}
+    release.set()
+    wait_until(lambda: not server.bench.predictions.in_flight, what="the shadow's copies", seconds=5)
+    copies = [record for record in records(server) if record.arm == "shadow"]
+    assert {copy.id for copy in copies} == {answer["parameters"]["prediction_id"] for answer in answers}
+    assert {copy.model_version for copy in copies} == {2}
+    assert copies[0].score != [answers[0]["outputs"][1]["data"][1]]
+    scores = httpx.get(f"{server.url}/metrics").text
+    assert 'arm="shadow"' not in scores
+
+
+def test_a_failing_or_overwhelmed_shadow_harms_nobody(server: Any) -> None:
+    release = threading.Event()
+
+    def failing(_real: Any, *_arguments: Any) -> Any:
+        release.wait(10)
+        raise ValueError("broken")
+
+    shadow(server, failing)
+    answers = [ask(server, body(30)) for _ in range(8)]  # 100 rows may wait
+    assert {answer.status_code for answer in answers} == {200}
+    release.set()
+    wait_until(lambda: not server.bench.predictions.in_flight, what="the shadow's copies", seconds=5)
+    copies = [record for record in records(server) if record.arm == "shadow"]
+    assert len(copies) == 8
+    assert {copy.error for copy in copies} == {"overloaded", "ValueError"}
+
+
+def test_a_trace_goes_on_into_the_log(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    traced = ask(server, body(), traceparent=f"00-{TRACE}-00f067aa0ba902b7-01").json()
+    several = ask(server, body(2), traceparent=f"00-{TRACE}-00f067aa0ba902b7-01").json()
+    plain = ask(server, body(), traceparent="nonsense").json()
+    by_id = {record.id: record.trace_id for record in records(server)}
+    assert by_id[traced["parameters"]["prediction_id"]] == TRACE
+    assert by_id[several["parameters"]["prediction_id"]] == TRACE
+    assert by_id[plain["parameters"]["prediction_id"]] is None
+    lines = capsys.readouterr().out
+    assert f"trace_id={TRACE}" in lines
+    assert "principal=app:web" in lines
+
+
+@given(st.text(max_size=70))
+def test_odd_trace_headers_start_no_trace(text: str) -> None:
+    assert trace_of(text) is None
+
+
+def test_a_trace_is_passed_on_with_a_span_of_our_own() -> None:
+    trace = trace_of(f"00-{TRACE}-00f067aa0ba902b7-01", "vendor=1")
+    assert trace is not None
+    version, trace_id, span, flags = trace.headers()["traceparent"].split("-")
+    assert (version, trace_id, flags, trace.headers()["tracestate"]) == ("00", TRACE, "01", "vendor=1")
+    assert len(span) == 16
+    assert span != "00f067aa0ba902b7"
+    assert trace_of(f"ff-{TRACE}-00f067aa0ba902b7-01") is None
+    assert trace_of(f"00-{'0' * 32}-00f067aa0ba902b7-01") is None
+
+
+def test_overload_is_shed_with_a_time_to_come_back(server: Any) -> None:
+    """Requests that arrive while the queue is full are refused at once, and those in it are answered."""
+    count, rows = 60, 50  # 1,000 rows may wait
+
+    async def burst() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=count)
+        async with httpx.AsyncClient(base_url=server.url, headers=HEADERS, limits=limits, timeout=20) as client:
+            await asyncio.gather(*(client.get("/v2/health/live") for _ in range(count)))
+            # The loop stands still for a while; requests pile up in their sockets.
+            server.loop.call_soon_threadsafe(threading.Event().wait, 0.5)
+            return list(await asyncio.gather(*(client.post(INFER, json=body(rows)) for _ in range(count))))
+
+    answers = asyncio.run(burst())
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) >= 20
+    for answer in answers:
+        if answer.status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["code"] == "overloaded"
+    assert ask(server, body()).status_code == 200
