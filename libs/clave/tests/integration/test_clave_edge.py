@@ -222,7 +222,8 @@ class TestBridge:
 
 class TestHeaders:
     def test_identity_headers_of_strangers_do_not_pass(self, running, upstream):
-        forged = dict.fromkeys(("x-envoy-external-address", "x-forwarded-for", "x-real-ip", "x-clave-edge", "x-clave-on-behalf-of"), "10.9.8.7")
+        names = ("x-envoy-external-address", "x-forwarded-for", "x-real-ip", "x-clave-edge", "x-clave-on-behalf-of")
+        forged = dict.fromkeys(names, "10.9.8.7")
         httpx.get(f"http://127.0.0.1:{running.port}/v2", headers=forged)
         headers = upstream.seen[-1][1]
         assert "10.9.8.7" not in json.dumps(headers)

@@ -106,6 +106,8 @@ def test_schedules_that_cannot_be_read_name_their_field():
     for arguments, field in (
         ({"cron": None, "interval_s": None, "zone": "UTC"}, "cron"),
         ({"cron": None, "interval_s": 0.5, "zone": "UTC"}, "interval_s"),
+        ({"cron": None, "interval_s": 1e300, "zone": "UTC"}, "interval_s"),
+        ({"cron": None, "interval_s": float("nan"), "zone": "UTC"}, "interval_s"),
         ({"cron": None, "interval_s": 60, "zone": "Mars/Base"}, "zone"),
     ):
         with pytest.raises(BadSchedule) as caught:

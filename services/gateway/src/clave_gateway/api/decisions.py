@@ -4,12 +4,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from clave_common.access import Caller, governed
+from clave_common.errors import InvalidArgument
 from clave_common.pages import PageSize
 from clave_common.pages import page_size as bounded
 from clave_contracts.gateway import API
 from clave_contracts.schema import Answer
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clave_gateway.services.decisions import DecisionSearch, DecisionService
 from clave_gateway.services.evaluation import EvaluationService
@@ -165,7 +166,11 @@ def authzen_router(service: EvaluationService) -> APIRouter:
     ) -> EvaluationAnswers:
         """Answer several questions."""
         shared = body.model_dump(exclude={"evaluations"}, exclude_none=True)
-        questions = [Evaluation.model_validate({**shared, **each}).model_dump() for each in body.evaluations]
+        try:
+            questions = [Evaluation.model_validate({**shared, **each}).model_dump() for each in body.evaluations]
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise InvalidArgument(f"evaluations: {field}: {error.errors()[0]['msg']}.", field=field) from error
         decisions = [await service.evaluate(caller, question) for question in questions]
         return EvaluationAnswers(
             evaluations=[

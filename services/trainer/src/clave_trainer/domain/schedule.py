@@ -13,6 +13,7 @@ from clave_common.errors import InvalidArgument
 from clave_trainer.domain.cron import BadCron, next_time, parse_cron
 
 INTERVAL_S_MIN = 1.0
+INTERVAL_S_MAX = 366 * 86_400.0
 _LATE_S_MAX = 60.0  # a fire this late is still on time for `skip`
 
 
@@ -93,8 +94,8 @@ def timetable(
     """
     if (cron is None) == (interval_s is None):
         raise BadSchedule("Give either cron or interval_s.", field="cron")
-    if interval_s is not None and interval_s < INTERVAL_S_MIN:
-        raise BadSchedule(f"interval_s is at least {INTERVAL_S_MIN:g}.", field="interval_s")
+    if interval_s is not None and not INTERVAL_S_MIN <= interval_s <= INTERVAL_S_MAX:
+        raise BadSchedule(f"interval_s is {INTERVAL_S_MIN:g} to {INTERVAL_S_MAX:.0f} (a year).", field="interval_s")
     try:
         where = ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError) as error:

@@ -1,0 +1,192 @@
+"""Attack 14: one tenant's administrator with the ids of another's objects, on every route that takes an id.
+
+Whatever exists must look to it exactly like what does not: the same status, the same words.
+"""
+
+import re
+from collections.abc import Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+from clave_testing.stack import Stack
+from clave_testing.tenants import Rival, fingerprint, make_rival
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+PARAMETER = re.compile(r"\{(\w+)\}")
+REGISTRY = "/api/registry/v1"
+MLFLOW = "/api/2.0/mlflow"
+# Definitions, windows, alerts and the policy belong to the installation, not to a tenant; docs/edge.md says so.
+TENANT_SERVICES = ("registry", "gateway", "inference")
+
+
+@pytest.fixture(scope="module")
+def rival(stack: Stack) -> Rival:
+    return make_rival(stack)
+
+
+@pytest.fixture(scope="module")
+def owner(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=30) as client:
+        yield client
+
+
+def made(answer: httpx.Response) -> dict:
+    assert answer.status_code < 300, answer.text
+    return answer.json()
+
+
+@pytest.fixture(scope="module")
+def owned(owner: httpx.Client) -> dict[str, str]:
+    """Ids of real objects of the first tenant, by the parameter that takes them."""
+    word = uuid4().hex[:8]
+    made(owner.post(f"{REGISTRY}/models", json={"name": f"victim-{word}"}))
+    experiment = made(owner.post(f"{MLFLOW}/experiments/create", json={"name": f"victim-{word}"}))["experiment_id"]
+    run = made(owner.post(f"{MLFLOW}/runs/create", json={"experiment_id": experiment}))["run"]["info"]["run_id"]
+    logged = made(owner.post(f"{MLFLOW}/logged-models", json={"experiment_id": experiment, "name": "victim"}))
+    key = made(owner.post("/api/gateway/v1/keys", json={"name": f"victim-{word}", "role": "viewer"}))
+    bindings = made(owner.get("/api/gateway/v1/bindings"))["bindings"]
+    records = made(owner.get("/api/gateway/v1/audit"))["records"]
+    decisions = made(owner.get("/api/gateway/v1/decisions"))["decisions"]
+    return {
+        "model": f"victim-{word}",
+        "version": "1",
+        "experiment_id": experiment,
+        "run_id": run,
+        "run_uuid": run,
+        "model_id": logged["model"]["info"]["model_id"],
+        "name": f"victim-{word}",
+        "key_id": key["id"],
+        "principal_id": key["principal"],
+        "binding_id": next(each["id"] for each in bindings if each["subject"] == key["principal"]),
+        "entry_id": records[0]["entry"]["id"] if records else f"aud_{'0' * 32}",
+        "decision_id": decisions[0]["id"],
+    }
+
+
+NOBODYS = {
+    "model": "victim-00000000",
+    "version": "1",
+    "experiment_id": "999999",
+    "run_id": "0" * 32,
+    "run_uuid": "0" * 32,
+    "model_id": "m-" + "0" * 32,
+    "name": "victim-00000000",
+    "key_id": "0" * 16,
+    "principal_id": "app:victim-00000000",
+    "binding_id": "bnd_" + "0" * 26,
+    "entry_id": "aud_" + "0" * 32,
+    "decision_id": "dec_" + "0" * 26,
+}
+
+
+def routes(stack: Stack) -> list[tuple[str, str]]:
+    """Every documented route of the tenants' services that names an object, as (method, path)."""
+    found = []
+    for service in TENANT_SERVICES:
+        document = httpx.get(f"{stack.services[service]['http']}/api/{service}/v1/openapi.json", timeout=20).json()
+        for path, operations in document["paths"].items():
+            names = PARAMETER.findall(path)
+            if names and "/policies/" not in path and set(names) <= {*NOBODYS, "alias", "tag_key", "delivery_id"}:
+                found += [
+                    (method.upper(), path)
+                    for method in operations
+                    if method in {"get", "put", "patch", "post", "delete"}
+                ]
+    return found
+
+
+def filled(path: str, ids: dict[str, str]) -> str:
+    return PARAMETER.sub(lambda match: ids.get(match[1], "some"), path)
+
+
+BODIES = {
+    "PATCH": {"description": "taken over"},
+    "PUT": {"version": 1},
+    "POST": {"reason": "taken over", "comment": "taken over"},
+}
+
+
+def test_no_route_tells_a_rivals_object_from_none_at_all(stack: Stack, rival: Rival, owned: dict[str, str]) -> None:
+    every = routes(stack)
+    assert len(every) > 35
+    own = sorted((text for text in (*owned.values(), *NOBODYS.values()) if len(text) > 5), key=len, reverse=True)
+    with httpx.Client(headers=rival.headers, timeout=30) as client:
+        for base in (stack.url, None):
+            for method, path in every:
+                service = "inference" if path.startswith("/v2") else "gateway" if "gateway" in path else "registry"
+                root = base or stack.services[service]["http"]
+                answers = [
+                    client.request(method, root + filled(path, ids), json=BODIES.get(method))
+                    for ids in (owned, NOBODYS)
+                ]
+                prints = [fingerprint(answer, *own) for answer in answers]
+                decisions = [re.sub(r"dec_\w{26}", "*", text) for text in prints]
+                assert decisions[0] == decisions[1], (method, path, prints)
+                assert answers[0].status_code in {400, 403, 404, 409, 422}, (method, path, prints[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields"),
+    [
+        ("GET", "experiments/get", ["experiment_id"]),
+        ("POST", "experiments/update", ["experiment_id"]),
+        ("POST", "experiments/delete", ["experiment_id"]),
+        ("GET", "runs/get", ["run_id"]),
+        ("POST", "runs/update", ["run_id"]),
+        ("POST", "runs/delete", ["run_id"]),
+        ("POST", "runs/create", ["experiment_id"]),
+        ("GET", "registered-models/get", ["name"]),
+        ("PATCH", "registered-models/update", ["name"]),
+        ("DELETE", "registered-models/delete", ["name"]),
+        ("GET", "model-versions/get", ["name", "version"]),
+        ("GET", "model-versions/get-download-uri", ["name", "version"]),
+        ("DELETE", "model-versions/delete", ["name", "version"]),
+    ],
+)
+def test_mlflows_routes_do_not_either(
+    stack: Stack, rival: Rival, owned: dict[str, str], method: str, path: str, fields: list[str]
+) -> None:
+    prints = []
+    for ids in (owned, NOBODYS):
+        values = {field: ids[field] for field in fields}
+        answer = httpx.request(
+            method,
+            f"{stack.url}{MLFLOW}/{path}",
+            headers=rival.headers,
+            timeout=20,
+            **({"params": values} if method == "GET" else {"json": values}),
+        )
+        assert 400 <= answer.status_code < 500, answer.text
+        prints.append(
+            fingerprint(answer, *(text for each in (owned, NOBODYS) for text in each.values() if len(text) > 5))
+        )
+    assert re.sub(r"\b\d+\b", "*", prints[0]) == re.sub(r"\b\d+\b", "*", prints[1])
+
+
+LISTS = (
+    f"{REGISTRY}/models", f"{REGISTRY}/endpoints", f"{REGISTRY}/webhooks", "/api/gateway/v1/keys",
+    "/api/gateway/v1/bindings", "/api/gateway/v1/principals", "/api/gateway/v1/audit", "/api/gateway/v1/audit/export",
+    "/api/gateway/v1/decisions", "/api/trainer/v1/runs", "/v2/models", f"{MLFLOW}/registered-models/search",
+    f"{MLFLOW}/experiments/search?max_results=100",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_no_list_shows_anything_of_another_tenant(stack: Stack, rival: Rival, owned: dict[str, str], path: str) -> None:
+    answer = httpx.get(stack.url + path, headers=rival.headers, timeout=20)
+    assert answer.status_code == 200, answer.text
+    if path.endswith("/decisions"):  # its own refusals name what it asked for
+        assert {each["subject"] for each in answer.json()["decisions"]} <= {rival.principal}
+        return
+    assert "victim" not in answer.text
+    assert '"default"' not in answer.text.replace('"environment":"default"', "")
+
+
+def test_nothing_of_the_victim_changed(owner: httpx.Client, owned: dict[str, str]) -> None:
+    model = made(owner.get(f"{REGISTRY}/models/{owned['model']}"))
+    assert model["description"] == ""
+    run = made(owner.get(f"{MLFLOW}/runs/get", params={"run_id": owned["run_id"]}))["run"]["info"]
+    assert run["lifecycle_stage"] == "active"
+    keys = made(owner.get("/api/gateway/v1/keys", params={"page_size": 200}))["keys"]
+    assert next(key for key in keys if key["id"] == owned["key_id"])["revoked_at"] is None
