@@ -4,17 +4,21 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from clave_common.access.credentials import LocalVerifier
 from clave_common.access.engine import EmbeddedEngine
+from clave_common.access.failed_attempts import FailedAttempts
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.ratelimit import Limit, RateLimiter
-from clave_common.access.service_tokens import public_keys
+from clave_common.access.service_tokens import ServiceTokenVerifier, public_keys
 from clave_common.access.snapshot import Snapshot, SnapshotFile, encode_snapshot
 from clave_common.access.snapshot_keeper import SnapshotKeeper
+from clave_common.access.verification import Presented
 from clave_common.background import Background
-from clave_common.errors import ResourceExhausted
+from clave_common.errors import ClaveError, ResourceExhausted
 from clave_common.redis_client import connect_redis
 from clave_contracts.events import event_stream
 from joserfc.jwk import OKPKey
@@ -125,3 +129,22 @@ async def test_an_event_of_the_gateway_wakes_a_keeper_at_once(redis_url: str, se
     finally:
         running.cancel()
         await redis.aclose()
+
+
+async def test_failures_count_over_processes(redis_url: str, secrets_dir: Path) -> None:
+    def verifier() -> LocalVerifier:
+        return LocalVerifier(
+            pepper=b"p",
+            snapshot=lambda: None,
+            service_tokens=ServiceTokenVerifier.from_file("registry", secrets_dir / "services.jwks.json"),
+            failed=FailedAttempts(burst=6, per_second=0.01),
+            failures=RateLimiter(connect_redis(redis_url)),
+        )
+
+    refusals = []
+    for one in (verifier(), verifier()):
+        for _ in range(4):
+            with pytest.raises(ClaveError) as refusal:
+                await one.verify(Presented("Bearer x", "203.0.113.9"))
+            refusals.append(refusal.value.code)
+    assert refusals == ["invalid_credential"] * 6 + ["too_many_failed_attempts"] * 2

@@ -244,3 +244,21 @@ async def test_everything_survives_a_restart(
         assert second.admin == first.admin
         answer = await second.http.get(f"{API}/whoami", headers=second.key(key))
         assert answer.status_code == 200
+
+
+async def test_who_read_what_is_recorded_once_where_the_policy_asks_for_it(gateway: Running) -> None:
+    admin = gateway.key(gateway.admin)
+    assert (await gateway.http.get(f"{API}/keys", headers=admin)).status_code == 200
+    assert (await gateway.http.get(f"{API}/whoami", headers=admin)).status_code == 200
+    found: list[dict[str, object]] = []
+
+    async def recorded() -> bool:
+        answer = await gateway.http.get(f"{API}/audit", params={"actor": "user:admin"}, headers=admin)
+        found[:] = [record["entry"] for record in answer.json()["records"]]
+        return any(entry["action"] == "admin:key.list" for entry in found)
+
+    await eventually(recorded, what="the read in the audit log")
+    reads = [entry for entry in found if entry["action"] == "admin:key.list"]
+    assert len(reads) == 1
+    assert str(reads[0]["decision_id"]).startswith("dec_")
+    assert all(entry["action"] != "access:evaluate" for entry in found), "sampled reads are no audit entries"

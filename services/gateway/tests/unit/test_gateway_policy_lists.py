@@ -183,3 +183,20 @@ def test_sample_questions_of_break_glass_read_the_closure_too() -> None:
         bundle = sample_bundle(bindings={**held["bindings"], "user:emil": more})
         assert reasons(late, engine(bundle)) == refused
         assert reasons(late, bare(bundle)) == refused
+
+
+@pytest.mark.parametrize("made", [engine, bare])
+def test_a_pattern_is_given_by_whoever_holds_it_in_role_and_credential(made: Any) -> None:
+    decides = made(shipped_with({"role": "tenant-admin", "tenant": "acme", "namespaces": ["*"]}))
+    wanted = asked("admin:key.create", resource="keys/new", scopes=["admin:key.*"])
+    wanted["context"]["auth"]["scopes"] = ["admin:key.*"]
+    assert reasons(wanted, decides) == []
+    wanted["resource"]["properties"]["scopes"] = ["admin:*"]
+    assert reasons(wanted, decides) == ["privilege_escalation"]
+
+
+@pytest.mark.parametrize("made", [engine, bare])
+def test_whoever_may_do_everything_gives_any_single_action(made: Any) -> None:
+    decides = made(shipped_with({"role": "admin", "tenant": "*", "namespaces": ["*"]}))
+    wanted = asked("admin:key.create", resource="keys/new", scopes=["inference:predict", "drift:alert.*"])
+    assert reasons(wanted, decides) == []

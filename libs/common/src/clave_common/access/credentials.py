@@ -16,6 +16,7 @@ from clave_common.access.edge import EdgeProof
 from clave_common.access.failed_attempts import FailedAttempts
 from clave_common.access.model import Caller, SubjectType
 from clave_common.access.oidc import OidcVerifier
+from clave_common.access.ratelimit import Limit, RateLimiter
 from clave_common.access.service_tokens import ServiceTokenVerifier
 from clave_common.access.snapshot import KeyRecord, Snapshot, no_snapshot
 from clave_common.access.verification import Presented
@@ -44,6 +45,7 @@ class LocalVerifier:
         oidc: OidcVerifier | None = None,
         refresh: Callable[[], Awaitable[None]] | None = None,
         edge: EdgeProof | None = None,
+        failures: RateLimiter | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._pepper = pepper
@@ -53,6 +55,7 @@ class LocalVerifier:
         self._oidc = oidc
         self._refresh = refresh
         self._edge = edge or EdgeProof(None)
+        self._failures = failures
         self._now = now
 
     async def verify(self, presented: Presented) -> Caller | None:
@@ -70,14 +73,24 @@ class LocalVerifier:
                 replace(presented, source_ip=self._edge.address(presented)), credential_of(presented.authorization)
             )
         except Unauthenticated:
-            wait_s = self._failed.note(self._edge.address(presented) or presented.source_ip or "unknown")
-            if wait_s > 0:
-                raise ResourceExhausted(
-                    "Too many failed attempts to authenticate from this address.",
-                    code="too_many_failed_attempts",
-                    retry_after_s=wait_s,
-                ) from None
+            await self._note_failure(self._edge.address(presented) or presented.source_ip or "unknown")
             raise
+
+    async def _note_failure(self, address: str) -> None:
+        """Count a failure here, then in all processes together; a guesser who is refused here asks Redis nothing."""
+        wait_s = self._failed.note(address)
+        if wait_s == 0 and self._failures is not None:
+            limit = Limit(f"failed:{address}", self._failed.per_second, self._failed.burst)
+            try:
+                await self._failures.take([limit])
+            except ResourceExhausted as refusal:
+                wait_s = refusal.retry_after_s or 1.0
+        if wait_s > 0:
+            raise ResourceExhausted(
+                "Too many failed attempts to authenticate from this address.",
+                code="too_many_failed_attempts",
+                retry_after_s=wait_s,
+            ) from None
 
     async def _verified(self, presented: Presented, credential: str) -> Caller:
         if credential.startswith("clave_"):

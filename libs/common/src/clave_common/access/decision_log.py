@@ -97,6 +97,7 @@ def decision_record(service: str, question: Mapping[str, Any], decision: Decisio
             "action": question["action"]["name"],
             "resource": question["resource"]["id"],
             "allow": decision.allow,
+            "audit": decision.audit,
             "reasons": decision.reasons,
             "policy_version": decision.policy_version,
             "engine": decision.engine,

@@ -25,6 +25,8 @@ class FailedAttempts:
         addresses_max: int = 10_000,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.burst = burst
+        self.per_second = per_second
         self._tolerance_s = burst / per_second
         self._interval_s = 1 / per_second
         self._addresses_max = addresses_max

@@ -10,8 +10,9 @@ or by the OPA server that ``CLAVE_OPA_URL`` names.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -88,6 +89,7 @@ def open_access(
     )
     log = DecisionLog(service, redis)
     point = LocalDecisionPoint(engine, keeper.current, age_s=keeper.age_s, log=log)
+    limiter = RateLimiter(redis)
     verifier = LocalVerifier(
         pepper=(secrets / PEPPER_FILE).read_bytes().strip(),
         snapshot=keeper.current,
@@ -95,10 +97,11 @@ def open_access(
         service_tokens=ServiceTokenVerifier(service, keys),
         oidc=_oidc(settings.peers),
         edge=EdgeProof.from_folder(secrets),
+        failures=limiter,
     )
     access = Access(
         point,
-        limits=RequestLimits(RateLimiter(redis)),
+        limits=RequestLimits(limiter, data=lambda: _data_of(keeper.current())),
         snapshot=keeper.current,
     )
 
@@ -121,6 +124,10 @@ def open_access(
         engine=engine,
         decision_point=point,
     )
+
+
+def _data_of(snapshot: Snapshot | None) -> Mapping[str, Any]:
+    return {} if snapshot is None else snapshot.bundle.data
 
 
 def policy_engine(peers: PeerSettings) -> PolicyEngine:

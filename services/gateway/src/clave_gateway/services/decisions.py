@@ -15,6 +15,7 @@ from clave_common.database import Database
 from clave_common.errors import NotFound
 from clave_common.logs import get_logger
 from clave_common.streams import Entry
+from clave_contracts.events import AuditEntry
 from sqlalchemy import ColumnElement
 
 from clave_gateway.domain.explanations import remedies
@@ -70,13 +71,40 @@ class DecisionService:
             key_id = row.input.get("context", {}).get("auth", {}).get("key_id")
             if isinstance(key_id, str):
                 used[key_id] = max(row.at, used.get(key_id, row.at))
+        reads = [entry for entry in map(self._read_of_record, entries) if entry is not None]
         async with self._database.transaction() as tx:
+            for read in reads:
+                await tx.audit(read)
             if rows:
                 await decisions.add_decisions(tx.session, rows)
                 await identity.note_use(tx.session, used)
             if self._clock.now() - self._cleared_at > timedelta(hours=1):
                 self._cleared_at = self._clock.now()
                 await decisions.forget_decisions(tx.session, before=self._cleared_at - _KEPT)
+
+    def _read_of_record(self, entry: Entry) -> AuditEntry | None:
+        """Make an audit entry of an allowed read that the policy wants recorded; changes record themselves.
+
+        Its id follows from the decision's, so that the log takes a record that came twice once.
+        """
+        row = decision_row(entry)
+        if row is None or not row.allow or orjson.loads(entry.body).get("audit") != "full":
+            return None
+        known = self._access.policy_data().get("catalog", {}).get(row.action, {})
+        if known.get("mutating") is not False:
+            return None
+        subject = row.input.get("subject", {}).get("properties", {})
+        return AuditEntry(
+            id=f"read_{row.id}",
+            time=row.at,
+            service=row.service,
+            actor=row.subject,
+            tenant=str(subject.get("tenant") or "unknown"),
+            action=row.action,
+            resource=row.resource,
+            decision_id=row.id,
+            details={"input_digest": row.input_digest},
+        )
 
     async def recent(self, caller: Caller, wanted: DecisionSearch, *, limit: int) -> list[DecisionRow]:
         """List the decisions of the tenants that the caller may see, newest first."""

@@ -1,0 +1,152 @@
+"""People who sign in at an identity provider: a real issuer on loopback, a real gateway, tokens good and bad."""
+
+import asyncio
+import base64
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from clave_common.migrations import migrate
+from clave_common.settings import PeerSettings
+from clave_gateway.app import Settings, create_app
+from clave_gateway.storage.tables import metadata
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+
+pytestmark = pytest.mark.integration
+API = "/api/gateway/v1"
+AUDIENCE = "clave"
+
+
+class Issuer:
+    """Serves its key set over HTTP and signs."""
+
+    def __init__(self) -> None:
+        self.keys = [RSAKey.generate_key(2048, {"kid": "one"})]
+        self.url = ""
+        self.fetches = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.fetches += 1
+        body = json.dumps({"keys": [{**key.as_dict(private=False), "kid": key.kid} for key in self.keys]}).encode()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    def token(self, *, key: Any = None, header: dict[str, Any] | None = None, **claims: Any) -> str:
+        now = int(time.time())
+        named = {
+            "iss": self.url,
+            "aud": AUDIENCE,
+            "sub": "42",
+            "preferred_username": "ana",
+            "groups": ["engineers"],
+            "amr": ["pwd", "mfa"],
+            "iat": now,
+            "exp": now + 300,
+            **claims,
+        }
+        alg = {"alg": "RS256", "kid": "one", **(header or {})}
+        return jwt.encode(alg, named, key or self.keys[0], algorithms=["RS256"])
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    made = Issuer()
+    server = await asyncio.start_server(made.answer, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield made
+    server.close()
+
+
+@pytest.fixture
+async def gateway(
+    service_database: Callable[[str], str], redis_url: str, secrets_dir: Path, tmp_path: Path, issuer: Issuer
+) -> AsyncIterator[httpx.AsyncClient]:
+    url = service_database("gateway")
+    migrate(url=url, package="clave_gateway", metadata=metadata)
+    app = create_app(
+        Settings(
+            http_port=47321,
+            database_url=url,
+            redis_url=redis_url,
+            data_dir=tmp_path / "data",
+            secrets_dir=secrets_dir,
+            blob_url=(tmp_path / "blobs").as_uri(),
+            peers=PeerSettings(oidc_issuer=issuer.url, oidc_audience=AUDIENCE, oidc_jwks_url=f"{issuer.url}/jwks"),
+        )
+    )
+    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
+        async with asyncio.timeout(20):
+            while (await http.get("/v2/health/ready")).status_code != 200:  # noqa: ASYNC110 - it is polled
+                await asyncio.sleep(0.05)
+        yield http
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+async def test_a_signed_in_person_holds_the_roles_of_its_groups(
+    gateway: httpx.AsyncClient, issuer: Issuer, secrets_dir: Path
+) -> None:
+    assert (await gateway.get(f"{API}/whoami", headers=bearer(issuer.token()))).status_code == 403
+    admin = bearer((secrets_dir / "admin.key").read_text().strip())
+    body = {"subject": "group:engineers", "role": "ml-engineer"}
+    assert (await gateway.post(f"{API}/bindings", json=body, headers=admin)).status_code == 201
+    async with asyncio.timeout(5):
+        while (  # noqa: ASYNC110 - it is polled
+            answer := await gateway.get(f"{API}/whoami", headers=bearer(issuer.token()))
+        ).status_code != 200:
+            await asyncio.sleep(0.05)
+    who = answer.json()
+    assert (who["subject"], who["method"], who["roles"]) == ("user:ana", "oidc", ["ml-engineer"])
+    assert issuer.fetches == 1, "the key set is kept"
+
+
+async def test_every_bad_token_is_refused(gateway: httpx.AsyncClient, issuer: Issuer) -> None:
+    public = issuer.keys[0].as_pem(private=False)
+    stranger = RSAKey.generate_key(2048, {"kid": "one"})
+    now = int(time.time())
+    header, claims, signature = issuer.token().split(".")
+
+    def text(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+    def part(value: dict[str, Any]) -> str:
+        return text(json.dumps(value).encode())
+
+    confused = f"{part({'alg': 'HS256', 'kid': 'one'})}.{claims}"
+    bad = {
+        "another audience": issuer.token(aud="billing"),
+        "no audience": issuer.token(aud=None),
+        "expired": issuer.token(exp=now - 600),
+        "not yet valid": issuer.token(nbf=now + 600),
+        "a stranger's signature": issuer.token(key=stranger),
+        "another issuer": issuer.token(iss="https://evil.example"),
+        "the public key as a shared secret": f"{confused}.{text(hmac.digest(public, confused.encode(), 'sha256'))}",
+        "no algorithm": f"{part({'alg': 'none'})}.{claims}.",
+        "its own key": f"{part({'alg': 'RS256', 'jwk': stranger.as_dict(private=False)})}.{claims}.{signature}",
+        "another key address": issuer.token(key=stranger, header={"jku": "https://evil.example", "kid": "two"}),
+        "a platform's tenant": f"{header}.{part({'iss': issuer.url, 'aud': AUDIENCE, 'exp': now + 60})}.{signature}",
+        "rubbish": "a.b.c",
+    }
+    for what, token in bad.items():
+        answer = await gateway.get(f"{API}/whoami", headers=bearer(token))
+        assert answer.status_code == 401, (what, answer.text)
+    assert issuer.fetches == 1, "a bad token makes nobody fetch keys again"
+
+
+async def test_whoever_signs_in_is_never_a_service_or_the_administrator_by_name(
+    gateway: httpx.AsyncClient, issuer: Issuer
+) -> None:
+    answer = await gateway.get(f"{API}/snapshot", headers=bearer(issuer.token(preferred_username="service:trainer")))
+    assert answer.status_code == 403
