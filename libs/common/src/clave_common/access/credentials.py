@@ -23,6 +23,7 @@ from clave_common.access.verification import Presented
 from clave_common.errors import ResourceExhausted, Unauthenticated
 
 _CREDENTIAL_LENGTH_MAX = 8192
+_CALLERS_MAX = 10_000
 _NOBODY = KeyRecord("", "0" * 64, "", "", (), (), 0.0)
 _SUBJECT_TYPES: dict[str, SubjectType] = {
     "user": "user",
@@ -56,6 +57,7 @@ class LocalVerifier:
         self._refresh = refresh
         self._edge = edge or EdgeProof(None)
         self._failures = failures
+        self._callers: dict[Presented, tuple[Snapshot, Caller]] = {}
         self._now = now
 
     async def verify(self, presented: Presented) -> Caller | None:
@@ -68,13 +70,36 @@ class LocalVerifier:
         """
         if presented.authorization is None:
             return None
+        known = self._recognised(presented)
+        if known is not None:
+            return known
         try:
-            return await self._verified(
+            caller = await self._verified(
                 replace(presented, source_ip=self._edge.address(presented)), credential_of(presented.authorization)
             )
         except Unauthenticated:
             await self._note_failure(self._edge.address(presented) or presented.source_ip or "unknown")
             raise
+        snapshot = self._snapshot()
+        if caller.method == "api_key" and snapshot is not None:
+            self._remember(presented, snapshot, caller)
+        return caller
+
+    def _recognised(self, presented: Presented) -> Caller | None:
+        """Give the caller of a key that was checked against this very snapshot, from the same place."""
+        entry = self._callers.get(presented)
+        if entry is None:
+            return None
+        snapshot, caller = entry
+        if snapshot is not self._snapshot() or caller.expires_at <= self._now():
+            del self._callers[presented]
+            return None
+        return caller
+
+    def _remember(self, presented: Presented, snapshot: Snapshot, caller: Caller) -> None:
+        if len(self._callers) >= _CALLERS_MAX:
+            self._callers.clear()
+        self._callers[presented] = (snapshot, caller)
 
     async def _note_failure(self, address: str) -> None:
         """Count a failure here, then in all processes together; a guesser who is refused here asks Redis nothing."""

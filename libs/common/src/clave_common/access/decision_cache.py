@@ -1,14 +1,15 @@
 """Remembers read-only allows for the seconds that the policy gives them.
 
-The key is the whole canonical input without its time, plus the revision of keys and policy; so a change of either
+The key is everything the input is made of without its time, plus the revision of keys and policy; so a change of either
 forgets everything. Denials and mutations are never kept, and no entry outlives the caller's credential.
 """
 
 from collections import OrderedDict
 
-from clave_common.access.model import Decision
+from clave_common.access.model import Caller, Decision
 
-CacheKey = tuple[int, bytes]
+CacheKey = tuple[int, Caller, str, str, str, bytes, bytes]
+"""Revision of keys and policy, caller, action, type and id of the resource, its properties and the context as JSON."""
 
 
 class DecisionCache:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clave_common.access.decision_cache import DecisionCache
+from clave_common.access.decision_cache import CacheKey, DecisionCache
 from clave_common.access.decision_log import DecisionLog
 from clave_common.access.engine import PolicyEngine, encode_question, no_answer
 from clave_common.access.model import Caller, Decision, RateLimit, Resource
@@ -65,15 +65,14 @@ class LocalDecisionPoint:
             raise no_snapshot()
         mutating = snapshot.bundle.mutating(action)
         self._require_fresh(mutating=mutating)
-        question = policy_input(caller, action, resource, context)
         now = self._now()
         if mutating:
-            return await self._ask(question, now)
-        key = (snapshot.revision, encode_question(question))
+            return await self._ask(policy_input(caller, action, resource, context), now)
+        key = _cache_key(snapshot.revision, caller, action, resource, context)
         known = self._cache.get(key, now)
         if known is not None:
             return known
-        decision = await self._ask(question, now)
+        decision = await self._ask(policy_input(caller, action, resource, context), now)
         self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
         return decision
 
@@ -104,6 +103,16 @@ class LocalDecisionPoint:
                 code="access_snapshot_stale",
                 retry_after_s=5.0,
             )
+
+
+def _cache_key(revision: int, caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> CacheKey:
+    """Name everything that the policy's input is made of, but its time; a third of the cost of writing the input.
+
+    Raises:
+        InvalidArgument: The input holds something that JSON cannot say.
+    """
+    asked = encode_question(context) if context else b""
+    return revision, caller, action, resource.type, resource.id, encode_question(resource.properties), asked
 
 
 def policy_input(caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> dict[str, Any]:
