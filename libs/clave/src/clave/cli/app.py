@@ -4,7 +4,22 @@ from typing import Annotated
 
 import typer
 
-from clave.cli import access, demo, governance, loop, people, registry, settings, stack
+from clave.cli import (
+    access,
+    cards,
+    demo,
+    governance,
+    holds,
+    lineage,
+    loop,
+    people,
+    registry,
+    rollouts,
+    settings,
+    stack,
+    versions,
+    webhooks,
+)
 
 app = typer.Typer(
     name="clave",
@@ -45,6 +60,12 @@ stack.register(app)
 demo.register(app)
 loop.register(app)
 registry.register(app)
+versions.register(app)
+cards.register(app)
+lineage.register(app)
+rollouts.register(app)
+holds.register(app)
+webhooks.register(app)
 people.register(app)
 access.register(app)
 governance.register(app)

@@ -1,24 +1,19 @@
-"""Commands about models and where they answer: models, versions, endpoints, rollout."""
+"""Commands about models and where they answer: models, endpoints."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clave.cli.output import Output, say, show_facts, show_json
+from clave.cli.output import Output, show_json
 from clave.cli.session import Session, connected
-from clave.failures import Refused
 
 if TYPE_CHECKING:
-    from clave_contracts.registry import Endpoint, Model, Rollout, Version
+    from clave_contracts.registry import Endpoint, Model, Version
 
     from clave.client import AsyncClient
 
 _GROUP = "Models and endpoints"
-_OVER = {"promoted", "rolled_back", "aborted"}
-_POLL_S = 1.0
 _MODEL = Annotated[str, typer.Argument(help="Name of the registered model.")]
-_VERSION = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
 _ENDPOINT = Annotated[str, typer.Argument(help="Name of the endpoint.")]
 
 
@@ -29,21 +24,12 @@ def register(app: typer.Typer) -> None:
     models.command("show")(connected(show_model))
     models.command("card")(connected(show_card))
     app.add_typer(models, name="models", rich_help_panel=_GROUP)
-    versions = typer.Typer(no_args_is_help=True, help="Model versions: approve, reject.")
-    versions.command("approve")(connected(approve))
-    versions.command("reject")(connected(reject))
-    app.add_typer(versions, name="versions", rich_help_panel=_GROUP)
     endpoints = typer.Typer(no_args_is_help=True, help="Endpoints: list, show, history, roll-back.")
     endpoints.command("list")(connected(list_endpoints))
     endpoints.command("show")(connected(show_endpoint))
     endpoints.command("history")(connected(show_history))
     endpoints.command("roll-back")(connected(roll_back))
     app.add_typer(endpoints, name="endpoints", rich_help_panel=_GROUP)
-    rollout = typer.Typer(no_args_is_help=True, help="The rollout of an endpoint: watch, pause, resume, abort.")
-    rollout.command("watch")(connected(watch))
-    for verb in ("pause", "resume", "abort"):
-        rollout.command(verb)(connected(_steer(verb)))
-    app.add_typer(rollout, name="rollout", rich_help_panel=_GROUP)
 
 
 def list_models(session: Session) -> None:
@@ -121,49 +107,6 @@ def show_card(
         typer.echo(card)
 
 
-def approve(
-    session: Session,
-    *,
-    model: _MODEL,
-    version: _VERSION,
-    comment: Annotated[str, typer.Option(help="Why.")] = "",
-    namespace: Annotated[str, typer.Option(help="For which environment.")] = "Production",
-) -> None:
-    """Approve a submitted version."""
-    _decide(session, "approve", model, version, comment=comment, namespace=namespace)
-
-
-def reject(
-    session: Session,
-    *,
-    model: _MODEL,
-    version: _VERSION,
-    comment: Annotated[str, typer.Option(help="Why.")],
-    namespace: Annotated[str, typer.Option(help="For which environment.")] = "Production",
-) -> None:
-    """Reject a submitted version."""
-    _decide(session, "reject", model, version, comment=comment, namespace=namespace)
-
-
-def _decide(session: Session, verb: str, model: str, version: int, *, comment: str, namespace: str) -> None:
-    async def ask(client: "AsyncClient") -> "Version":
-        from clave_contracts.registry import API, ApprovalRequest, Version  # noqa: PLC0415
-
-        request = ApprovalRequest.model_validate({"comment": comment, "namespace": namespace})
-        return await client.registry.post(Version, f"{API}/models/{model}/versions/{version}/{verb}", request)
-
-    answer = session.ask(ask)
-    approvals = sum(1 for item in answer.approvals if item.decision == "approve")
-    session.show(
-        answer,
-        {
-            "version": f"{answer.model} v{answer.version}",
-            "status": answer.status,
-            "approvals": f"{approvals} of {answer.approvals_needed}",
-        },
-    )
-
-
 def list_endpoints(session: Session) -> None:
     """List the endpoints."""
 
@@ -202,20 +145,35 @@ def show_endpoint(session: Session, *, endpoint: _ENDPOINT) -> None:
     )
 
 
-def show_history(session: Session, *, endpoint: _ENDPOINT) -> None:
-    """Show which version answered when, and who decided it."""
+def show_history(
+    session: Session,
+    *,
+    endpoint: _ENDPOINT,
+    at: Annotated[
+        str | None, typer.Option(help="Only the version that answered then, for example 2026-11-22T08:00:00Z.")
+    ] = None,
+) -> None:
+    """Show which version answered when, approved by whom, made from what."""
 
     async def ask(client: "AsyncClient") -> Any:
         from clave_contracts.registry import API  # noqa: PLC0415
 
-        return await client.registry.get(dict[str, Any], f"{API}/endpoints/{endpoint}/history")
+        return await client.registry.get(dict[str, Any], f"{API}/endpoints/{endpoint}/history", at=at)
 
     answer = session.ask(ask)
     rows = [
-        (item["version"], item["since"], item.get("until"), item["by"], item["reason"])
-        for item in answer.get("entries", answer.get("history", []))
+        (
+            item["version"],
+            item["since"],
+            item.get("until"),
+            item["by"],
+            ", ".join(item["approved_by"]),
+            ", ".join(f"{data['name']} ({data['rows']} rows)" for data in item["datasets"]),
+            item["reason"],
+        )
+        for item in answer["entries"]
     ]
-    session.show_rows(answer, ("version", "since", "until", "by", "reason"), rows)
+    session.show_rows(answer, ("version", "since", "until", "by", "approved by", "made from", "reason"), rows)
 
 
 def roll_back(
@@ -233,67 +191,6 @@ def roll_back(
 
     answer = session.ask(ask)
     session.show(answer, {"endpoint": answer.name, "live version": answer.live_version})
-
-
-def watch(session: Session, *, endpoint: _ENDPOINT) -> None:
-    """Follow the endpoint's rollout until it has ended; exit code 4 when it was rolled back or aborted."""
-
-    async def ask(client: "AsyncClient") -> "Rollout":
-        rollout = await _current(client, endpoint)
-        told = 0
-        while True:
-            for event in rollout.events[told:]:
-                say(f"{event.at:%H:%M:%S}  {event.state:<12} {event.weight:>4.0%}  {event.detail}")
-            told = len(rollout.events)
-            if rollout.state in _OVER:
-                return rollout
-            await asyncio.sleep(_POLL_S)
-            rollout = await client.registry.rollout(rollout.id)
-
-    rollout = session.ask(ask)
-    _show_rollout(session, rollout)
-    if rollout.state != "promoted":
-        raise Refused(f"v{rollout.version} of {rollout.model} did not go live: {rollout.outcome or rollout.state}.")
-
-
-def _steer(verb: str) -> Any:
-    def steer(
-        session: Session,
-        *,
-        endpoint: _ENDPOINT,
-        reason: Annotated[str, typer.Option(help="Why; it is written to the audit log.")] = "",
-    ) -> None:
-        async def ask(client: "AsyncClient") -> "Rollout":
-            from clave_contracts.registry import API, Rollout  # noqa: PLC0415
-
-            rollout = await _current(client, endpoint)
-            return await client.registry.post(Rollout, f"{API}/rollouts/{rollout.id}/{verb}", {"reason": reason})
-
-        _show_rollout(session, session.ask(ask))
-
-    steer.__doc__ = f"{verb.capitalize()} the endpoint's rollout."
-    return steer
-
-
-async def _current(client: "AsyncClient", endpoint: str) -> "Rollout":
-    found = await client.registry.endpoint(endpoint)
-    if found.rollout_id is None:
-        raise Refused(f"Endpoint {endpoint} has no rollout under way.")
-    return await client.registry.rollout(found.rollout_id)
-
-
-def _show_rollout(session: Session, rollout: "Rollout") -> None:
-    facts = {
-        "rollout": rollout.id,
-        "version": f"{rollout.model} v{rollout.version} (from v{rollout.from_version})",
-        "state": rollout.state,
-        "weight": f"{rollout.weight:.0%}",
-        "outcome": rollout.outcome,
-    }
-    if session.output is Output.JSON:
-        show_json(rollout.model_dump(mode="json"))
-    else:
-        show_facts(facts)
 
 
 def _aliases(aliases: dict[str, int]) -> str:

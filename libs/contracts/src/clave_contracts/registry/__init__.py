@@ -41,6 +41,8 @@ from clave_contracts.registry.versions import (
     Version,
     VersionCreate,
     VersionPage,
+    VersionSignature,
+    VersionSignatures,
     VersionStatus,
 )
 from clave_contracts.registry.webhooks import (
@@ -99,6 +101,8 @@ __all__ = [
     "Version",
     "VersionCreate",
     "VersionPage",
+    "VersionSignature",
+    "VersionSignatures",
     "VersionStatus",
     "Webhook",
     "WebhookCreate",

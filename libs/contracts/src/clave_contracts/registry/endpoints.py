@@ -158,6 +158,7 @@ class DesiredVersion(Answer):
     status: VersionStatus
     tenant: str
     contributors: list[str] = Field(default_factory=list)
+    signature_verified: bool = False
     rate_limit_per_minute: float = 1000.0
     allowed_namespaces: list[str] = Field(default_factory=list)
 

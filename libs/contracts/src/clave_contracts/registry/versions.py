@@ -179,13 +179,18 @@ class Approval(Answer):
 
 
 class Version(Answer):
-    """A model version; its bytes never change."""
+    """A model version; its bytes never change.
+
+    Attributes:
+        unsafe_paths: Files whose kind can run code when opened; a version with any is kept and never deployed.
+    """
 
     model: str
     version: int
     status: VersionStatus
     manifest_digest: str
     artifacts: list[Artifact]
+    unsafe_paths: list[str] = Field(default_factory=list)
     signature: Signature
     params: dict[str, Any] = Field(default_factory=dict)
     lineage: Lineage = Field(default_factory=Lineage)
@@ -202,6 +207,29 @@ class Version(Answer):
     tenant: str = "default"
     created_at: datetime
     created_by: str
+
+
+class VersionSignature(Answer):
+    """A signature over a version's files.
+
+    Attributes:
+        key_id: sha256 of the signer's public key as PEM.
+        verified: Whether it holds now, by a key that is trusted now.
+        bundle: The OMS bundle as its signer made it.
+    """
+
+    key_id: str
+    verified: bool
+    added_at: datetime
+    added_by: str
+    bundle: str
+
+
+class VersionSignatures(Answer):
+    """The signatures of a version; `verified` when at least one holds now."""
+
+    verified: bool
+    signatures: list[VersionSignature]
 
 
 class ApprovalRequest(Request):
