@@ -202,9 +202,11 @@ def environment(service: str) -> dict[str, str]:
         "ADMIN_KEY_FILE": str(SECRETS / "admin" / "admin.key"),
         "OPA_TOKEN_FILE": str(SECRETS / "opa" / "token"),
     }
+    shared = {}
     if is_on(os.environ, "CLAVE_MTLS"):
-        own["TLS_DIR"] = str(SECRETS / "tls" / "services")
-    return {**os.environ, **{prefix + name: value for name, value in own.items()}}
+        shared = {f"CLAVE_{peer.upper()}_URL": f"https://{peer}:{PORTS[peer]}" for peer in SERVICES}
+        shared["CLAVE_TLS_DIR"] = str(SECRETS / "tls" / "services")
+    return {**os.environ, **shared, **{prefix + name: value for name, value in own.items()}}
 
 
 def _hand_over(folder: Path) -> None:

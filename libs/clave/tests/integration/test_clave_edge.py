@@ -371,3 +371,29 @@ def test_envoy_finds_what_compose_renders_valid(tmp_path, monkeypatch, asked):
     file.write_text(compose.edge_configuration(47310, asked))
     assert edge_process.validate(file) == ""
     assert ("DownstreamTlsContext" in file.read_text()) == bool(asked)
+
+
+@pytest.mark.stack
+def test_services_behind_mutual_tls_hear_the_edge_and_each_other_and_nobody_else(tmp_path):
+    """Two services, started as `clave up --tls --mtls` does; the registry fetches its keys from the gateway."""
+    from clave.stack import lifecycle
+    from clave.stack.layout import Layout
+    from clave.stack.options import StackOptions
+
+    layout = Layout.at(tmp_path / "data")
+    options = StackOptions(tls=True, mutual_tls=True)
+    try:
+        lifecycle.start(layout, port=None, timeout_s=90, tell=print, services=("gateway", "registry"), options=options)
+        known = json.loads(layout.connection.read_text())
+        trust = ssl.create_default_context(cafile=known["ca_file"])
+        admin = {"authorization": f"Bearer {layout.admin_key.read_text().strip()}"}
+        with httpx.Client(base_url=known["url"], headers=admin, verify=trust, timeout=20) as client:
+            for path in ("/api/gateway/v1/whoami", "/api/registry/v1/models"):
+                wait_until(lambda path=path: client.get(path).status_code == 200, what=path, seconds=30)
+        for service in known["services"].values():
+            with pytest.raises(httpx.TransportError):  # no certificate
+                httpx.get(service["http"] + "/v2/health/ready", verify=False)
+            with pytest.raises(httpx.TransportError):  # in the clear
+                httpx.get(service["http"].replace("https:", "http:") + "/v2/health/ready")
+    finally:
+        lifecycle.stop(layout)

@@ -5,6 +5,8 @@ from collections.abc import Generator
 import httpx
 
 from clave_common.access.service_tokens import ServiceTokenMinter
+from clave_common.mutual_tls import MutualTls
+from clave_common.settings import PeerSettings
 
 
 class ServiceAuth(httpx.Auth):
@@ -28,9 +30,13 @@ def peer_client(minter: ServiceTokenMinter, *, target: str, url: str, timeout_s:
         target: Name of the other service, the token's audience.
         url: Where it is.
         timeout_s: Seconds for one call.
+
+    A peer at an https address is one behind mutual TLS; the certificates are those of ``CLAVE_TLS_DIR``.
     """
+    tls = MutualTls.of(PeerSettings().tls_dir, minter.service) if url.startswith("https:") else None
     return httpx.AsyncClient(
         base_url=url,
+        verify=True if tls is None else tls.client_context(),
         auth=ServiceAuth(minter, target),
         timeout=httpx.Timeout(timeout_s, connect=2.0),
         limits=httpx.Limits(max_connections=20, max_keepalive_connections=5),

@@ -6,6 +6,7 @@ from typing import Literal
 import uvicorn
 from fastapi import FastAPI
 
+from clave_common.mutual_tls import MutualTls
 from clave_common.settings import ServiceSettings
 
 
@@ -13,6 +14,7 @@ def serve(
     app: FastAPI, settings: ServiceSettings, *, protocol: Literal["httptools"] | type[asyncio.Protocol] = "httptools"
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight within the grace time."""
+    tls = MutualTls.serving(settings)
     uvicorn.run(
         app,
         host=settings.http_host,
@@ -27,4 +29,5 @@ def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         timeout_keep_alive=75,
+        **({} if tls is None else tls.uvicorn_options()),
     )

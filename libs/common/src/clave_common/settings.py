@@ -21,6 +21,7 @@ class PeerSettings(BaseSettings):
     inference_url: str = "http://127.0.0.1:47324"
     monitor_url: str = "http://127.0.0.1:47325"
     trainer_url: str = "http://127.0.0.1:47326"
+    tls_dir: Path | None = None
     opa_url: str | None = None
     oidc_issuer: str | None = None
     oidc_audience: str | None = None

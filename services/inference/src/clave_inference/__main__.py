@@ -7,6 +7,7 @@ from functools import partial
 
 import uvicorn
 from clave_common.logs import configure_logs
+from clave_common.mutual_tls import MutualTls
 
 from clave_inference.app import SERVICE, build
 from clave_inference.draining import DrainingServer
@@ -20,6 +21,7 @@ _ENDING_EXTRA_S = 10.0
 def serve_one(settings: Settings, worker: int, *, started_pipe: int | None = None) -> None:
     """Serve in this process until SIGTERM; what is in flight is finished first."""
     app, protocol, begin_draining = build(settings, worker=worker)
+    tls = MutualTls.serving(settings)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -33,6 +35,7 @@ def serve_one(settings: Settings, worker: int, *, started_pipe: int | None = Non
         backlog=_BACKLOG,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         timeout_keep_alive=75,
+        **({} if tls is None else tls.uvicorn_options()),
     )
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's; a whole group may get it
     server = DrainingServer(

@@ -1,6 +1,7 @@
 """Composition root: the settings, and everything they wire together."""
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from clave_common.access.wiring import AccessKit, open_access
 from clave_common.background import Background
 from clave_common.errors import ClaveError, Unavailable
 from clave_common.logs import get_logger
+from clave_common.mutual_tls import MutualTls
 from clave_common.peers import peer_client
 from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
@@ -52,6 +54,7 @@ _FORGET_CHECK_S = 0.2
 _DRAIN_LOOK_S = 0.01
 _START_LOOK_S = 0.05
 _START_S_MAX = 30.0
+_NEW_OBJECTS_BEFORE_COLLECTION = 10_000
 
 
 @dataclass(slots=True)
@@ -217,6 +220,7 @@ async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
         if parts.settings.workers > 1:
             await _wait_until_ready(parts)
         rpc = _grpc_server(parts)
+        _leave_the_start_to_itself()
         yield
         parts.begin_draining()
         if rpc is not None:
@@ -225,6 +229,13 @@ async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
     await parts.log.close()
     parts.executor.shutdown(wait=False)
     await parts.redis.aclose()
+
+
+def _leave_the_start_to_itself() -> None:
+    """Keep what stands after the start out of garbage collection: 300,000 objects, 80 ms of a standing service."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS_BEFORE_COLLECTION)
 
 
 async def _restore_access(parts: Parts) -> None:
@@ -278,5 +289,5 @@ def _grpc_server(parts: Parts) -> ProtocolServer | None:
         ready=parts.ready,
         message_bytes_max=settings.body_bytes_max,
     )
-    server.start(f"{settings.http_host}:{settings.grpc_port}")
+    server.start(f"{settings.http_host}:{settings.grpc_port}", MutualTls.serving(settings))
     return server

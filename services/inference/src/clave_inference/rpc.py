@@ -26,6 +26,7 @@ from clave_common.access.verification import CredentialVerifier
 from clave_common.errors import ClaveError, DeadlineExceeded
 from clave_common.grpc_status import abort_with
 from clave_common.logs import get_logger
+from clave_common.mutual_tls import MutualTls
 from clave_contracts.inference_grpc import health_pb2 as health
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 
@@ -118,9 +119,12 @@ class ProtocolServer:
             [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items()]
         )
 
-    def start(self, address: str) -> int:
-        """Listen; gives the port."""
-        port = int(self._server.add_insecure_port(address))
+    def start(self, address: str, tls: MutualTls | None = None) -> int:
+        """Listen, with mutual TLS where it is given; gives the port."""
+        if tls is None:
+            port = int(self._server.add_insecure_port(address))
+        else:
+            port = int(self._server.add_secure_port(address, tls.grpc_credentials()))
         self._server.start()
         return port
 

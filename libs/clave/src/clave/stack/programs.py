@@ -90,8 +90,6 @@ def service_environment(layout: Layout, service: str, ports: PortPlan, passwords
         own["GRPC_PORT"] = str(ports.services["inference.grpc"])
     if service == "gateway":
         own["ADMIN_KEY_FILE"] = str(layout.admin_key)
-    if options.mutual_tls:
-        own["TLS_DIR"] = str(layout.tls / "services")
     peers = {
         f"CLAVE_{peer.upper()}_URL": f"{options.inner_scheme}://{_LOOPBACK}:{ports.services[peer]}"
         for peer in ports.services
@@ -102,6 +100,7 @@ def service_environment(layout: Layout, service: str, ports: PortPlan, passwords
         "CLAVE_PUBLIC_URL": f"{options.scheme}://{_LOOPBACK}:{ports.public}",
         **_LEAN,
         **peers,
+        **({"CLAVE_TLS_DIR": str(layout.tls / "services")} if options.mutual_tls else {}),
         **{prefix + name: value for name, value in own.items()},
     }
 

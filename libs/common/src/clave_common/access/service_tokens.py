@@ -35,6 +35,11 @@ class ServiceTokenMinter:
         self._key = key
         self._tokens: dict[str, tuple[float, str]] = {}
 
+    @property
+    def service(self) -> str:
+        """Who signs."""
+        return self._service
+
     @classmethod
     def from_file(cls, service: str, path: Path) -> "ServiceTokenMinter":
         """Read the service's private key (PEM)."""
