@@ -148,3 +148,13 @@ async def test_failures_count_over_processes(redis_url: str, secrets_dir: Path) 
                 await one.verify(Presented("Bearer x", "203.0.113.9"))
             refusals.append(refusal.value.code)
     assert refusals == ["invalid_credential"] * 6 + ["too_many_failed_attempts"] * 2
+
+
+async def test_keys_made_one_after_the_other_all_work_at_once(secrets_dir: Path, tmp_path: Path) -> None:
+    source, keys = Source(b""), public_keys(secrets_dir / "services.jwks.json")
+    keeper = SnapshotKeeper(source, EmbeddedEngine(), file=SnapshotFile(tmp_path / "kept", keys), keys=keys, redis=None)
+    began = source.asked
+    await asyncio.gather(*(keeper.refresh_soon() for _ in range(50)))
+    assert source.asked == began + 1, "all of them share one question"
+    await keeper.refresh_soon()
+    assert source.asked == began + 2, "the next one waits for its turn and is asked"

@@ -84,7 +84,8 @@ class SnapshotKeeper:
         self._contact_at = now()
         self._failing: str | None = None
         self._seen: bytes | str | None = None
-        self._asked_at = 0.0
+        self._asked_at = now() - _OUT_OF_TURN_S
+        self._soon: asyncio.Task[None] | None = None
 
     def current(self) -> Snapshot | None:
         """Return the snapshot in force."""
@@ -130,9 +131,17 @@ class SnapshotKeeper:
         return True
 
     async def refresh_soon(self) -> None:
-        """Ask the source out of turn, at most a few times a second; its absence is no fault here."""
-        if self._now() - self._asked_at < _OUT_OF_TURN_S:
-            return
+        """Ask the source out of turn, at most a few times a second; its absence is no fault here.
+
+        Whoever asks sooner waits for the next answer together with the others, so that a key made just after the last
+        one works at once, and guesses at keys cost the source nothing more.
+        """
+        if self._soon is None or self._soon.done():
+            self._soon = asyncio.create_task(self._ask_in_turn())
+        await asyncio.shield(self._soon)
+
+    async def _ask_in_turn(self) -> None:
+        await asyncio.sleep(max(0.0, self._asked_at + _OUT_OF_TURN_S - self._now()))
         self._asked_at = self._now()
         try:
             await self.refresh()
