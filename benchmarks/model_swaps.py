@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from clave_common.logs import configure_logs
 from clave_contracts.registry import (
     Artifact,
     DesiredEndpoint,
@@ -141,6 +142,7 @@ async def swap(swaps: int, folder: Path) -> dict[str, object]:
 
 def main() -> None:
     """Run the number of swaps given on the command line, 1,000 by default."""
+    configure_logs(service="model_swaps", form="console", level="warning")
     swaps = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
     with tempfile.TemporaryDirectory() as folder:
         sys.stdout.write(json.dumps(asyncio.run(swap(swaps, Path(folder))), indent=2) + "\n")

@@ -377,3 +377,9 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningSe
 @pytest.fixture(scope="session")
 def onnx_module() -> object:
     return onnx
+
+
+@pytest.fixture
+def models() -> Callable[[float], bytes]:
+    """Makes the bytes of a linear model of some weight."""
+    return linear_model

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from clave_common.access.wiring import AccessKit, open_access
+from clave_common.access.wiring import AccessKit, open_access, policy_engine
 from clave_common.background import Background
 from clave_common.errors import ClaveError, Unavailable
 from clave_common.logs import get_logger
@@ -40,6 +40,7 @@ from clave_inference.services.describe import Describe
 from clave_inference.services.explain import Explanations
 from clave_inference.services.explainer import Explainer
 from clave_inference.services.feature_requests import OnlineFeatures
+from clave_inference.services.policy_outage import OutageEngine
 from clave_inference.services.predict import Predictions, PredictLimits
 from clave_inference.services.prediction_log import PredictionLog, PredictionStream
 from clave_inference.services.registry_watch import RegistryOverHttp, RegistryWatch
@@ -111,7 +112,13 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane], 
 
 def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts:
     redis = connect_redis(settings.redis_url.get_secret_value())
-    kit = open_access(settings, service=SERVICE, redis=redis)
+    engine = policy_engine(settings.peers)
+    kit = open_access(
+        settings,
+        service=SERVICE,
+        redis=redis,
+        engine=OutageEngine(engine) if settings.peers.opa_url else engine,
+    )
     cache = ArtifactCache(settings.data_dir / "artifacts" / f"worker-{worker}")
     deployment = Deployment(
         registry=RegistryOverHttp(
