@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from clave.stack.certificates import Certificate, ensure_certificate
-from clave.stack.edge import CLUSTERS, Edge, Upstream, render_edge
+from clave.stack.certificates import Certificate, ensure_certificate, names_of, own_certificate
+from clave.stack.edge import CLUSTERS, Edge, Upstream, as_domain, render_edge
 from clave.stack.layout import SERVICES
 from clave.stack.postgres import DATABASE, SUPERUSER, create_roles_and_schemas
 from clave.stack.secrets import EDGE_KEY, ensure_secrets, read_passwords, write_secret
@@ -109,7 +109,8 @@ def hand_certificates_to_edge(asked: Mapping[str, str]) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if asked.get("CLAVE_TLS_CERT"):
         write_secret(folder / "public.pem", asked["CLAVE_TLS_CERT"])
-        write_secret(folder / "public.key", asked["CLAVE_TLS_KEY"])
+        write_secret(folder / "public.key", asked.get("CLAVE_TLS_KEY", ""))
+        own_certificate(folder / "public.pem", folder / "public.key")
     elif is_on(asked, "CLAVE_TLS"):
         made = ensure_certificate(SECRETS / "tls" / "public", "edge", hosts=public_hosts(asked))
         _copy(made, folder, "public")
@@ -142,10 +143,11 @@ def edge_configuration(public_port: int, asked: Mapping[str, str]) -> str:
     """Render Envoy's configuration for the containers' names; `public_port` is what callers put into Host."""
     ports = {**PORTS, "inference_grpc": GRPC_PORT}
     upstreams = {name: Upstream(host=name.removesuffix("_grpc"), port=ports[name]) for name in CLUSTERS}
-    hosts = public_hosts(asked)
-    domains = (*(f"{host}:{public_port}" for host in hosts), *hosts)
     tls = EDGE / "tls"
     public = Certificate(tls / "public.pem", tls / "public.key", None)
+    own_names = map(as_domain, names_of(public.certificate)) if asked.get("CLAVE_TLS_CERT") else ()
+    hosts = tuple(dict.fromkeys((*public_hosts(asked), *own_names)))
+    domains = (*(f"{host}:{public_port}" for host in hosts), *hosts)
     inner = Certificate(tls / "inner.pem", tls / "inner.key", tls / "inner-ca.pem")
     return render_edge(
         Edge(

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 from clave import compose
+from clave.failures import EnvironmentFailure
 from clave.stack import edge, edge_process
 from clave.stack.certificates import ensure_certificate
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
@@ -359,18 +360,30 @@ def test_a_stranger_to_the_authority_and_old_protocols_are_refused(secured):
 
 
 @pytest.mark.parametrize(
-    "asked", [{}, {"CLAVE_TLS": "1", "CLAVE_TLS_HOSTS": "clave.example"}, {"CLAVE_TLS": "1", "CLAVE_MTLS": "1"}]
+    "asked",
+    [{}, {"CLAVE_TLS": "1", "CLAVE_TLS_HOSTS": "clave.example"}, {"CLAVE_TLS": "1", "CLAVE_MTLS": "1"}, {"own": "1"}],
 )
 def test_envoy_finds_what_compose_renders_valid(tmp_path, monkeypatch, asked):
     for name in ("SECRETS", "EDGE"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(compose, name, tmp_path / name)
     (tmp_path / "SECRETS" / "edge.key").write_text("the-proof")
+    if "own" in asked:
+        own = ensure_certificate(tmp_path / "own", "edge", hosts=("clave.example", "::1"))
+        asked = {"CLAVE_TLS_CERT": own.certificate.read_text(), "CLAVE_TLS_KEY": own.key.read_text()}
     compose.hand_certificates_to_edge(asked)
     file = tmp_path / "envoy.yaml"
     file.write_text(compose.edge_configuration(47310, asked))
     assert edge_process.validate(file) == ""
     assert ("DownstreamTlsContext" in file.read_text()) == bool(asked)
+    assert ("clave.example" in file.read_text()) == bool({"CLAVE_TLS_HOSTS", "CLAVE_TLS_CERT"} & set(asked))
+
+
+def test_compose_refuses_half_a_certificate(tmp_path, monkeypatch):
+    monkeypatch.setattr(compose, "EDGE", tmp_path)
+    made = ensure_certificate(tmp_path / "own", "edge", hosts=("clave.example",))
+    with pytest.raises(EnvironmentFailure, match="cannot be read"):
+        compose.hand_certificates_to_edge({"CLAVE_TLS_CERT": made.certificate.read_text()})
 
 
 @pytest.mark.stack
