@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from clave_common.access import Access
 from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
 from clave_common.background import Background
-from clave_common.blobstore import BlobStore, open_blob_store
+from clave_common.blobstore import PartStore, open_blob_store
 from clave_common.clock import Clock, SystemClock
 from clave_common.database import Database
 from clave_common.outbox import LOOP_NAME as OUTBOX_LOOP
@@ -33,8 +33,10 @@ from clave_registry.analysis import MonitorAnalysis
 from clave_registry.api.blobs import blob_routes
 from clave_registry.api.cards import card_routes
 from clave_registry.api.endpoints import endpoint_routes
+from clave_registry.api.holds import hold_routes
 from clave_registry.api.models import model_routes
 from clave_registry.api.operations import Operations
+from clave_registry.api.uploads import UPLOADS, upload_routes
 from clave_registry.api.versions import version_routes
 from clave_registry.api.webhooks import webhook_routes
 from clave_registry.controller import LOOP_NAME as ROLLOUT_LOOP
@@ -45,18 +47,21 @@ from clave_registry.membership import FeaturesMembership
 from clave_registry.mlflow.api import ARTIFACTS, mlflow_routes
 from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.errors import MlflowErrors
+from clave_registry.mlflow.transfers import PART
 from clave_registry.runtime.model_inspector import Limits, ModelInspector
 from clave_registry.runtime.webhook_sender import WebhookSender
 from clave_registry.services.approvals import Approvals
 from clave_registry.services.blobs import Blobs
 from clave_registry.services.cards import Cards
 from clave_registry.services.collection import LOOP_NAME as COLLECTION_LOOP
-from clave_registry.services.collection import Collection
+from clave_registry.services.collection import Collection, Retention
 from clave_registry.services.desired import DesiredStates
 from clave_registry.services.endpoints import Endpoints
+from clave_registry.services.holds import Holds
 from clave_registry.services.lineage import Lineages, MembershipSource
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import AnalysisSource, Rollouts
+from clave_registry.services.uploads import Uploads
 from clave_registry.services.versions import Versions
 from clave_registry.services.webhook_deliveries import CONSUMER_NAME as WEBHOOK_EVENTS
 from clave_registry.services.webhook_deliveries import LOOP_NAME as WEBHOOKS_LOOP
@@ -81,7 +86,10 @@ class Settings(ServiceSettings):
         approval_valid_s: Seconds for which a person's approval counts.
         approvals_limited: People who must approve a model of risk class ``limited`` outside of Development.
         approvals_high: The same for ``high``.
+        direct_transfer_s: Seconds for which URLs straight to the object store are good; 0 (off) where clients do not
+            reach it.
         blob_retention_s: Seconds for which a blob that nothing names is kept.
+        version_retention_s: Seconds for which the files of a deleted version are kept.
         collection_every_s: Seconds between two collections.
         webhook_hosts: Hosts that webhooks may go to, comma-separated: names, ``*.suffix``, addresses; none by default.
         webhook_networks: Networks that are not public and may be reached by them, comma-separated.
@@ -98,7 +106,9 @@ class Settings(ServiceSettings):
     approval_valid_s: float = Field(default=14 * 86_400.0, gt=0)
     approvals_limited: int = Field(default=1, ge=0, le=9)
     approvals_high: int = Field(default=2, ge=0, le=9)
+    direct_transfer_s: float = Field(default=0.0, ge=0, le=86_400)
     blob_retention_s: float = Field(default=7 * 86_400.0, ge=3600)
+    version_retention_s: float = Field(default=30 * 86_400.0, ge=3600)
     collection_every_s: float = Field(default=3600.0, ge=1)
     webhook_hosts: str = ""
     webhook_networks: str = ""
@@ -118,7 +128,7 @@ def wire(
     settings: Settings,
     *,
     database: Database,
-    store: BlobStore,
+    store: PartStore,
     access: Access,
     source: AnalysisSource,
     membership: MembershipSource,
@@ -135,9 +145,20 @@ def wire(
         people={"minimal": 0, "limited": settings.approvals_limited, "high": settings.approvals_high},
     )
     rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s, quorum=quorum)
+    uploads = Uploads(database, store, now, size_max=settings.blob_bytes_max)
+    mlflow = Context(
+        database,
+        store,
+        now,
+        inspector,
+        blob_bytes_max=settings.blob_bytes_max,
+        direct_transfer_s=settings.direct_transfer_s,
+    )
     operations = Operations(
         database=database,
         blobs=Blobs(database, store, now, size_max=settings.blob_bytes_max),
+        uploads=uploads,
+        holds=Holds(database, now),
         models=Models(database, now),
         versions=Versions(database, store, inspector, now),
         approvals=Approvals(database, access, now, quorum=quorum),
@@ -155,7 +176,9 @@ def wire(
         card_routes(operations),
         endpoint_routes(operations),
         webhook_routes(operations),
-        mlflow_routes(Context(database, store, now, inspector, blob_bytes_max=settings.blob_bytes_max)),
+        upload_routes(operations),
+        hold_routes(operations),
+        mlflow_routes(mlflow, uploads),
     ]
     controller = RolloutController(database, rollouts, tick_s=settings.rollout_tick_s)
     deliveries = WebhookDeliveries(database, now, WebhookSender(allowed), key=webhook_key)
@@ -183,7 +206,6 @@ def create_app(settings: Settings) -> FastAPI:
     monitor = peer_client(kit.minter, target="monitor", url=settings.peers.monitor_url)
     features = peer_client(kit.minter, target="features", url=settings.peers.features_url, timeout_s=60.0)
     store = open_blob_store(settings.blob_url)
-    collection = Collection(database, store, SystemClock(), retention_s=settings.blob_retention_s)
     wired = wire(
         settings,
         database=database,
@@ -193,6 +215,9 @@ def create_app(settings: Settings) -> FastAPI:
         membership=FeaturesMembership(FeaturesClient(features)),
         webhook_key=_webhook_key(settings),
     )
+
+    retention = Retention(blobs_s=settings.blob_retention_s, versions_s=settings.version_retention_s)
+    collection = Collection(database, store, SystemClock(), retention=retention, uploads=wired.operations.uploads)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -214,7 +239,7 @@ def create_app(settings: Settings) -> FastAPI:
         checks={"database": database.ping, "access": kit.ready},
         lifespan=lifespan,
         body_bytes_max=settings.body_bytes_max,
-        streaming_prefixes=(f"{API}/blobs/", f"{ARTIFACTS}/"),
+        streaming_prefixes=(f"{API}/blobs/", f"{UPLOADS}/", f"{ARTIFACTS}/", f"{PART}/"),
     )
     app.add_middleware(MlflowErrors)
     return app

@@ -7,6 +7,7 @@ from typing import Any
 from clave_contracts import registry as contract
 
 from clave_registry.domain import rollout as rules
+from clave_registry.domain.manifest import may_run_code
 from clave_registry.domain.thresholds import Thresholds
 from clave_registry.domain.traffic import Route
 from clave_registry.storage.records import (
@@ -58,13 +59,15 @@ def to_version(
     aliases: Sequence[AliasRow],
 ) -> contract.Version:
     """Show a version with everything that belongs to it."""
+    own = [entry for entry in entries if entry.manifest_digest == row.manifest_digest]
     return contract.Version.model_validate(
         {
             "model": model.name,
             "version": row.version,
             "status": row.status,
             "manifest_digest": row.manifest_digest,
-            "artifacts": to_artifacts([e for e in entries if e.manifest_digest == row.manifest_digest]),
+            "artifacts": to_artifacts(own),
+            "unsafe_paths": [entry.path for entry in own if may_run_code(entry.path)],
             "signature": row.signature,
             "params": row.params,
             "lineage": row.lineage,

@@ -43,6 +43,7 @@ def policy_bundle() -> PolicyBundle:
         "user:eve": [{"role": "ml-engineer", **everywhere}],
         "user:bob": [{"role": "approver", **everywhere}],
         "user:cat": [{"role": "approver", **everywhere}],
+        "user:col": [{"role": "compliance-officer", **everywhere}],
         "user:vic": [{"role": "viewer", **everywhere}],
     }
     data["bindings"] = {**data["bindings"], **people}
@@ -208,7 +209,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
         verifier=WordOfMouth(),
         checks={},
         registry=CollectorRegistry(),
-        streaming_prefixes=(f"{API}/blobs/", "/api/2.0/mlflow-artifacts/"),
+        streaming_prefixes=(f"{API}/blobs/", f"{API}/uploads/", "/api/2.0/mlflow-artifacts/"),
     )
     app.add_middleware(MlflowErrors)
     transport = httpx.ASGITransport(app=app)

@@ -9,6 +9,7 @@ a grant may have been withdrawn meanwhile.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.errors import Unavailable
 from clave_common.ids import new_id
 
+_SEEN_MAX = 5_000
 _CONTEXT = ("running_jobs", "purpose", "subject_consents", "on_withheld", "break_glass")
 
 
@@ -52,6 +54,7 @@ class LocalDecisionPoint:
         self._log = log
         self._now = now
         self._cache = DecisionCache()
+        self._seen: OrderedDict[tuple[int, Caller, str], tuple[float, list[Mapping[str, Any]]]] = OrderedDict()
 
     async def decide(self, caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> Decision:
         """Answer, or raise Unavailable; an unanswered question is a deny.
@@ -77,12 +80,29 @@ class LocalDecisionPoint:
         return decision
 
     async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
-        """Return the clauses by which a list of `action` is filtered for a caller; none means nothing is visible."""
-        if self._snapshot() is None:
+        """Return the clauses by which a list of `action` is filtered for a caller; none means nothing is visible.
+
+        They are kept as long as a read-only allow of the action would be: the policy says for how many seconds.
+        """
+        snapshot = self._snapshot()
+        if snapshot is None:
             raise no_snapshot()
         self._require_fresh(mutating=False)
+        now, key = self._now(), (snapshot.revision, caller, action)
+        until, known = self._seen.get(key, (0.0, []))
+        if now < until:
+            return known
+        clauses = await self._ask_visible(caller, action, now)
+        kept_s = float(snapshot.bundle.data.get("catalog", {}).get(action, {}).get("cache_ttl_s", 0))
+        if clauses and kept_s > 0:
+            self._seen[key] = (min(now + kept_s, caller.expires_at), clauses)
+            while len(self._seen) > _SEEN_MAX:
+                self._seen.popitem(last=False)
+        return clauses
+
+    async def _ask_visible(self, caller: Caller, action: str, now: float) -> list[Mapping[str, Any]]:
         question = policy_input(caller, action, Resource("list", "list", {"tenant": caller.tenant}), {})
-        question["context"]["time"] = self._now()
+        question["context"]["time"] = now
         return await self._engine.visible(question)
 
     async def _ask(self, question: dict[str, Any], now: float) -> Decision:

@@ -9,9 +9,11 @@ from clave_registry.services.blobs import Blobs
 from clave_registry.services.cards import Cards
 from clave_registry.services.desired import DesiredStates
 from clave_registry.services.endpoints import Endpoints
+from clave_registry.services.holds import Holds
 from clave_registry.services.lineage import Lineages
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import Rollouts
+from clave_registry.services.uploads import Uploads
 from clave_registry.services.versions import Versions
 from clave_registry.services.webhooks import Webhooks
 
@@ -22,6 +24,8 @@ class Operations:
 
     database: Database
     blobs: Blobs
+    uploads: Uploads
+    holds: Holds
     models: Models
     versions: Versions
     approvals: Approvals

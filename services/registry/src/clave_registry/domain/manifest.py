@@ -17,7 +17,21 @@ from clave_registry.domain.artifact_path import checked_artifact_path
 ARTIFACTS_MAX = 2_000
 SAFE_SUFFIXES = (".onnx", ".ubj", ".json", ".safetensors", ".npz", ".parquet", ".csv", ".txt", ".md", ".yaml", ".yml")
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".skops", ".dill", ".cloudpickle")
+_FORMATS = {".onnx": "onnx", ".ubj": "xgboost", ".xgb.json": "xgboost", ".safetensors": "safetensors"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def model_format(path: str) -> str | None:
+    """Name the model format that a file's name announces: ``onnx``, ``xgboost``, ``safetensors``; None for others."""
+    name = path.lower().rpartition("/")[2]
+    if name == "model.json":
+        return "xgboost"
+    return next((kind for suffix, kind in _FORMATS.items() if name.endswith(suffix)), None)
+
+
+def may_run_code(path: str) -> bool:
+    """Tell whether a file's kind can run code when it is opened (pickles and what contains them)."""
+    return path.lower().endswith(PICKLE_SUFFIXES)
 
 
 class InvalidManifest(InvalidArgument):
@@ -94,12 +108,12 @@ class Manifest:
     @property
     def unsafe_paths(self) -> tuple[str, ...]:
         """Paths whose kind of file can run code when opened; such a version is never deployable."""
-        return tuple(a.path for a in self.artifacts if a.path.lower().endswith(PICKLE_SUFFIXES))
+        return tuple(a.path for a in self.artifacts if may_run_code(a.path))
 
     @property
     def models(self) -> tuple[Artifact, ...]:
-        """The ONNX graphs among the artifacts."""
-        return tuple(a for a in self.artifacts if a.path.lower().endswith(".onnx"))
+        """The models among the artifacts that are looked into: ONNX, XGBoost and safetensors."""
+        return tuple(a for a in self.artifacts if model_format(a.path) is not None)
 
 
 def _require_no_file_above(path: str, paths: set[str]) -> None:

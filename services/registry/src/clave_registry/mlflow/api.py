@@ -4,7 +4,7 @@ Every answer of these routes is 200 with a JSON object, because MLflow's clients
 are translated by `errors`. Only the artifact routes carry bytes.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import quote
 
 import orjson
@@ -22,7 +22,9 @@ from clave_registry.mlflow.model_versions import ModelVersions
 from clave_registry.mlflow.registered_models import RegisteredModels
 from clave_registry.mlflow.registration import Registration
 from clave_registry.mlflow.runs import Runs
+from clave_registry.mlflow.transfers import PART, TRANSFERS, Door, Transfers
 from clave_registry.mlflow.values import Fields, fields_of
+from clave_registry.services.uploads import Uploads
 
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -37,12 +39,14 @@ _MODEL_READ, _MODEL_UPDATE = "registry:model.read", "registry:model.update"
 _VERSION_READ, _VERSION_TAG = "registry:version.read", "registry:version.tag"
 
 
-def mlflow_routes(context: Context) -> APIRouter:
+def mlflow_routes(context: Context, uploads: Uploads) -> APIRouter:
     """Build every route that an MLflow client calls."""
     router = APIRouter(tags=["mlflow"])
     for method, path, action, operation in (*_tracking_table(context), *_registry_table(context)):
         _add(router, method, f"{API}/{path}", action, operation)
-    _add_artifact_routes(router, Artifacts(context))
+    artifacts = Artifacts(context)
+    _add_artifact_routes(router, artifacts)
+    _add_transfer_routes(router, Transfers(context, artifacts, uploads), uploads)
 
     @router.get(SERVER_INFO, include_in_schema=False)
     @open_route
@@ -51,8 +55,8 @@ def mlflow_routes(context: Context) -> APIRouter:
             "store_type": "SqlStore",
             "workspaces_enabled": False,
             "trace_archival_enabled": False,
-            "multipart_uploads_enabled": False,
-            "multipart_downloads_enabled": False,
+            "multipart_uploads_enabled": True,
+            "multipart_downloads_enabled": context.direct_transfer_s > 0,
             "presigned_upload_run_id_supported": False,
             "presigned_upload_model_id_supported": False,
             "features_enabled": {"gateway": False},
@@ -180,5 +184,45 @@ def _add_artifact_routes(router: APIRouter, artifacts: Artifacts) -> None:
         return _json({})
 
 
-def _json(message: Message) -> Response:
-    return Response(orjson.dumps(message), media_type="application/json")
+def _add_transfer_routes(router: APIRouter, transfers: Transfers, uploads: Uploads) -> None:
+    write, read = "registry:blob.write", "registry:blob.read"
+
+    @router.post(f"{TRANSFERS}/mpu/create/{{folder:path}}", summary="Begin an upload in parts")
+    async def create(
+        folder: str, request: Request, caller: Caller = governed(write, resource_id="artifacts")
+    ) -> Response:
+        door = Door(_base_url(request), request.headers.get("authorization", ""))
+        message = await transfers.create(caller, folder, await fields_of(request), door)
+        return _json(message, headers={"Cache-Control": "no-store"})
+
+    @router.put(f"{PART}/{{upload}}/{{number}}", summary="Send a part")
+    async def put_part(
+        upload: str, number: int, request: Request, caller: Caller = governed(write, resource_id="artifacts")
+    ) -> Response:
+        size = await uploads.put_part(caller, upload, number, request.stream())
+        return _json({}, headers={"ETag": f'"{number}-{size}"'})
+
+    @router.post(f"{TRANSFERS}/mpu/complete/{{folder:path}}", summary="Put the parts of an upload together")
+    async def complete(
+        folder: str, request: Request, caller: Caller = governed(write, resource_id="artifacts")
+    ) -> Response:
+        return _json(await transfers.complete(caller, folder, await fields_of(request)))
+
+    @router.post(f"{TRANSFERS}/mpu/abort/{{folder:path}}", summary="Forget an upload and its parts")
+    async def abort(
+        folder: str, request: Request, caller: Caller = governed(write, resource_id="artifacts")
+    ) -> Response:
+        return _json(await transfers.abort(caller, folder, await fields_of(request)))
+
+    @router.get(f"{TRANSFERS}/presigned/{{path:path}}", summary="Where a file can be read straight from the store")
+    async def presigned(path: str, caller: Caller = governed(read, resource_id="artifacts")) -> Response:
+        return _json(await transfers.presigned(caller, path))
+
+
+def _base_url(request: Request) -> str:
+    scheme = request.headers.get("x-forwarded-proto", request.url.scheme)
+    return f"{scheme if scheme in {'http', 'https'} else 'http'}://{request.headers.get('host', '127.0.0.1')}"
+
+
+def _json(message: Message, *, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(message), media_type="application/json", headers=headers)

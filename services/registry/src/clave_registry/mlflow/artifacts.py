@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from clave_common.access import Caller
+from clave_common.blobstore import BlobRef
 from clave_common.database import Transaction
 from clave_common.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -19,6 +20,7 @@ from clave_registry.mlflow.messages import Message, Row
 from clave_registry.mlflow.model_versions import VERSIONS_FOLDER
 from clave_registry.services.blobs import Slice, asked_slice, coalesced, note_stored
 from clave_registry.services.governance import tenant_of
+from clave_registry.storage import uploads
 from clave_registry.storage.mlflow import artifacts as rows
 
 _PINNED = re.compile(rf"{VERSIONS_FOLDER}/(?P<model>mdl_[0-9a-z]+)/(?P<version>\d{{1,9}})(?:/(?P<path>.+))?")
@@ -54,28 +56,42 @@ class Artifacts:
             InvalidArtifactPath: The path could leave its folder.
             ArtifactPinned: A version was registered from its folder.
         """
-        path, tenant = _checked(path), tenant_of(caller)
-        _require_writable(path)
+        path = checked_path(path)
+        require_writable(path)
         ref = await self._context.store.put(coalesced(chunks), size_max=self._context.blob_bytes_max)
+        await self.name(caller, path, ref)
+
+    async def require_open(self, caller: Caller, path: str) -> None:
+        """Refuse a file that could not be named later, before its bytes are sent.
+
+        Raises:
+            InvalidArgument: The path could leave its folder, or a folder of it is a file.
+            ArtifactPinned: A version was registered from its folder.
+        """
+        require_writable(path)
+        async with self._context.database.transaction() as tx:
+            await _require_free(tx, tenant_of(caller), path)
+
+    async def name(self, caller: Caller, path: str, ref: BlobRef, *, upload: str | None = None) -> None:
+        """Let a path hold a blob that is stored; with `upload`, record that this is what became of it."""
+        tenant = tenant_of(caller)
         async with self._context.database.transaction() as tx:
             await rows.begin_write(tx, tenant)
+            if upload is not None:
+                await uploads.finish(tx, upload, digest=ref.digest, size=ref.size)
             known = await rows.find(tx, tenant, path)
             if known is not None and known["digest"] == ref.digest:
                 return
-            pinned = await rows.pinned_by(tx, tenant, _folders(path))
-            if pinned is not None:
-                raise _pinned(path, pinned)
-            if await rows.any_at(tx, tenant, _folders(path)):
-                raise InvalidArgument(f"Invalid path: a folder of '{path}' is a file.", field="path")
+            await _require_free(tx, tenant, path)
             await note_stored(tx, self._context.store, ref, at=self._context.clock.now())
             await rows.put(tx, tenant, path, digest=ref.digest, size=ref.size)
             await audited(tx, caller, "registry:blob.write", f"artifacts/{path}", digest=ref.digest, size=ref.size)
 
     async def get(self, caller: Caller, path: str, *, asked_range: str | None) -> Download:
         """Stream a file, or a range of it."""
-        path = _checked(path)
+        path = checked_path(path)
         async with self._context.database.transaction() as tx:
-            row = await _file(tx, tenant_of(caller), path)
+            row = await file_of(tx, caller, path)
         if row is None:
             raise NotFound(f"No such artifact: '{path}'.", code="artifact_not_found")
         part = asked_slice(asked_range, row["size"])
@@ -88,7 +104,7 @@ class Artifacts:
 
     async def list_folder(self, caller: Caller, path: str) -> Message:
         """List what lies directly in a folder; a folder that is not there is empty."""
-        folder = _checked(path.strip("/")) if path.strip("/") else ""
+        folder = checked_path(path.strip("/")) if path.strip("/") else ""
         async with self._context.database.transaction() as tx:
             files = await _files(tx, tenant_of(caller), folder)
         start = len(folder) + 1 if folder else 0
@@ -103,8 +119,8 @@ class Artifacts:
 
     async def delete(self, caller: Caller, path: str) -> None:
         """Forget a file, or a folder with everything in it."""
-        path, tenant = _checked(path), tenant_of(caller)
-        _require_writable(path)
+        path, tenant = checked_path(path), tenant_of(caller)
+        require_writable(path)
         async with self._context.database.transaction() as tx:
             await rows.begin_write(tx, tenant)
             found = [row["path"] for row in await rows.below(tx, tenant, path)]
@@ -129,19 +145,31 @@ async def _files(tx: Transaction, tenant: str, folder: str) -> Sequence[Row]:
     return [{**row, "path": f"{base}/{row['path']}"} for row in found if row["path"].startswith(prefix)]
 
 
-async def _file(tx: Transaction, tenant: str, path: str) -> Row | None:
+async def _require_free(tx: Transaction, tenant: str, path: str) -> None:
+    pinned = await rows.pinned_by(tx, tenant, _folders(path))
+    if pinned is not None:
+        raise _pinned(path, pinned)
+    if await rows.any_at(tx, tenant, _folders(path)):
+        raise InvalidArgument(f"Invalid path: a folder of '{path}' is a file.", field="path")
+
+
+async def file_of(tx: Transaction, caller: Caller, path: str) -> Row | None:
+    """Find a file, of a run or of a registered version."""
+    tenant = tenant_of(caller)
     if _PINNED.fullmatch(path) is None:
         return await rows.find(tx, tenant, path)
     folder = path.rpartition("/")[0]
     return next((row for row in await _files(tx, tenant, folder) if row["path"] == path), None)
 
 
-def _require_writable(path: str) -> None:
+def require_writable(path: str) -> None:
+    """Refuse a path among the files of registered versions."""
     if path.partition("/")[0] == VERSIONS_FOLDER:
         raise InvalidArgument("Invalid path: the files of registered versions never change.", field="path")
 
 
-def _checked(path: str) -> str:
+def checked_path(path: str) -> str:
+    """Return a path that can only mean one place, or refuse it in MLflow's words."""
     try:
         return checked_artifact_path(path)
     except InvalidArtifactPath as error:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from clave_common.access import Caller
-from clave_common.blobstore import BlobStore
+from clave_common.blobstore import PartStore
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
 from clave_common.errors import InvalidArgument
@@ -17,13 +17,18 @@ SCHEME = "mlflow-artifacts:/"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Stores and limits of the MLflow surface."""
+    """Stores and limits of the MLflow surface.
+
+    Attributes:
+        direct_transfer_s: Seconds for which a signed URL of the object store is good; 0 for no such URLs.
+    """
 
     database: Database
-    store: BlobStore
+    store: PartStore
     clock: Clock
     inspector: ModelInspector
     blob_bytes_max: int
+    direct_transfer_s: float = 0.0
 
     def now_ms(self) -> int:
         """Give the time as MLflow writes it."""

@@ -30,6 +30,7 @@ _BY_STATUS: Final = {
 _BY_CODE: Final = {
     "already_exists": (400, "RESOURCE_ALREADY_EXISTS"),
     "alias_not_found": (400, "INVALID_PARAMETER_VALUE"),
+    "direct_transfer_off": (501, "NOT_IMPLEMENTED"),
     "not_found": (404, "ENDPOINT_NOT_FOUND"),
     "unimplemented": (404, "ENDPOINT_NOT_FOUND"),
 }

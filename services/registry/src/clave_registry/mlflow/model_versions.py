@@ -20,6 +20,7 @@ from clave_registry.mlflow.values import REGISTRY_TAG_CHARACTERS_MAX, Fields, as
 from clave_registry.mlflow.version_messages import by_version, version_message
 from clave_registry.services.approvals import require_unused
 from clave_registry.services.governance import tenant_of, version_path
+from clave_registry.services.holds import require_not_held
 from clave_registry.storage import models, versions
 from clave_registry.storage.mlflow import registry
 from clave_registry.storage.mlflow.search import Asked
@@ -61,6 +62,7 @@ class ModelVersions:
         async with self._context.database.transaction() as tx:
             model, row = await version_of(tx, caller, fields, lock=True)
             await require_unused(tx, model, row.version)
+            await require_not_held(tx, model.id, name=model.name, version=row.version)
             await registry.forget_aliases(tx, model.id, row.version)
             await versions.change(tx, row, at=now, deleted_at=now)
             await models.change(tx, model.id, at=now)

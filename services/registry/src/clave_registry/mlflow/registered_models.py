@@ -23,6 +23,7 @@ from clave_registry.mlflow.values import (
 )
 from clave_registry.mlflow.version_messages import by_version, version_message
 from clave_registry.services.governance import tenant_of
+from clave_registry.services.holds import require_not_held
 from clave_registry.services.models import ModelInUse
 from clave_registry.storage import endpoints, models, versions
 from clave_registry.storage.mlflow import registry
@@ -96,6 +97,7 @@ class RegisteredModels:
         async with self._context.database.transaction() as tx:
             row = await model_of(tx, caller, fields, lock=True)
             await _require_unserved(tx, row)
+            await require_not_held(tx, row.id, name=row.name)
             await registry.delete_versions(tx, row.id, at=now)
             await models.change(tx, row.id, at=now, deleted_at=now)
             await audited(tx, caller, "registry:model.delete", f"models/{row.name}")

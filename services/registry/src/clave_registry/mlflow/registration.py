@@ -35,6 +35,7 @@ from clave_registry.storage.mlflow import logged_models as logged_rows
 from clave_registry.storage.mlflow import runs as run_rows
 
 GRAPH = "model.onnx"
+_NO_SIGNATURE: dict[str, Any] = {"inputs": [], "outputs": []}
 EMPTY_MANIFEST = hashlib.sha256(b"[]").hexdigest()
 
 
@@ -63,67 +64,78 @@ class Registration:
         self._context = context
 
     async def create(self, caller: Caller, fields: Fields) -> Message:
-        """Register a version."""
+        """Register a version; in one transaction where there is no graph to look into."""
         async with self._context.database.transaction() as tx:
             await model_of(tx, caller, fields)
             origin = await _origin(tx, caller, fields)
             graph = await _graph(tx, caller, origin)
+            if graph is None:
+                return await self._registered(tx, caller, fields, origin, signature=_NO_SIGNATURE, reason="")
         signature, reason = await self._look_into(graph)
+        async with self._context.database.transaction() as tx:
+            return await self._registered(tx, caller, fields, origin, signature=signature, reason=reason)
+
+    async def _registered(
+        self,
+        tx: Transaction,
+        caller: Caller,
+        fields: Fields,
+        origin: Origin,
+        *,
+        signature: dict[str, Any],
+        reason: str,
+    ) -> Message:
         tags = key_values(fields.items("tags"), what="tag", length_max=REGISTRY_TAG_CHARACTERS_MAX)
         now = self._context.clock.now()
-        async with self._context.database.transaction() as tx:
-            model = await model_of(tx, caller, fields)
-            digest = await _pinned(tx, caller, origin)
-            number = await models.take_number(tx, model.id, at=now)
-            row = await versions.add(
-                tx,
-                {
-                    "model_id": model.id,
-                    "version": number,
-                    "status": Stage.DRAFT.value,
-                    "status_reason": reason,
-                    "manifest_digest": digest,
-                    "signature": signature,
-                    "params": origin.params or {},
-                    "lineage": {"run_id": origin.run_id or None, "datasets": []},
-                    "card": {},
-                    "tags": tags,
-                    "description": fields.text("description", ""),
-                    "contributors": [caller.acting_for],
-                    "created_by": caller.acting_for,
-                    "created_at": now,
-                    "updated_at": now,
-                    "source": origin.source,
-                    "artifact_root": origin.folder,
-                    "run_id": origin.run_id,
-                    "run_link": fields.text("run_link", ""),
-                    "logged_model_id": origin.logged_model_id,
-                },
-            )
-            path = version_path(model.name, number)
-            await versions.remember(tx, row, at=now, by=caller.acting_for, action="registered", detail=origin.source)
-            await audited(tx, caller, "registry:version.create", path, manifest_digest=digest)
-            await announce(
-                tx,
-                "ModelVersionRegistered",
-                path,
-                tenant=model.tenant,
-                model=model.name,
-                version=number,
-                manifest_digest=digest,
-                run_id=origin.run_id or None,
-            )
+        model = await model_of(tx, caller, fields)
+        digest = await _pinned(tx, caller, origin)
+        number = await models.take_number(tx, model.id, at=now)
+        row = await versions.add(
+            tx,
+            {
+                "model_id": model.id,
+                "version": number,
+                "status": Stage.DRAFT.value,
+                "status_reason": reason,
+                "manifest_digest": digest,
+                "signature": signature,
+                "params": origin.params or {},
+                "lineage": {"run_id": origin.run_id or None, "datasets": []},
+                "card": {},
+                "tags": tags,
+                "description": fields.text("description", ""),
+                "contributors": [caller.acting_for],
+                "created_by": caller.acting_for,
+                "created_at": now,
+                "updated_at": now,
+                "source": origin.source,
+                "artifact_root": origin.folder,
+                "run_id": origin.run_id,
+                "run_link": fields.text("run_link", ""),
+                "logged_model_id": origin.logged_model_id,
+            },
+        )
+        path = version_path(model.name, number)
+        await versions.remember(tx, row, at=now, by=caller.acting_for, action="registered", detail=origin.source)
+        await audited(tx, caller, "registry:version.create", path, manifest_digest=digest)
+        await announce(
+            tx,
+            "ModelVersionRegistered",
+            path,
+            tenant=model.tenant,
+            model=model.name,
+            version=number,
+            manifest_digest=digest,
+            run_id=origin.run_id or None,
+        )
         return {"model_version": version_message(model.name, row, ())}
 
-    async def _look_into(self, graph: RowMapping | None) -> tuple[dict[str, Any], str]:
-        empty: dict[str, Any] = {"inputs": [], "outputs": []}
-        if graph is None:
-            return empty, ""
+    async def _look_into(self, graph: RowMapping) -> tuple[dict[str, Any], str]:
         try:
             digest = graph["digest"]
             facts = await self._context.inspector.inspect(self._context.store.read(digest), path=GRAPH, digest=digest)
         except UnsafeModel as refusal:  # it may be kept, and can never be deployed: it has no signature
-            return empty, refusal.detail
+            return _NO_SIGNATURE, refusal.detail
         inputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.inputs]
         outputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.outputs]
         return {"inputs": inputs, "outputs": outputs}, ""

@@ -1,4 +1,4 @@
-"""Runs `onnx_inspection` in its sandbox and judges its answer.
+"""Runs the inspection of a model in its sandbox and judges its answer.
 
 The sandbox is a fresh interpreter in isolated mode with an empty environment and an empty working folder, limited in
 memory, CPU seconds, wall seconds and files; a model that breaks it is refused, never retried.
@@ -16,8 +16,10 @@ import orjson
 from clave_common.errors import InvalidArgument, Unavailable
 from clave_common.logs import get_logger
 
+from clave_registry.domain.manifest import model_format
+
 _log = get_logger(__name__)
-_MODULE = "clave_registry.runtime.onnx_inspection"
+_MODULE = "clave_registry.runtime.sandbox"
 _KNOWN_MAX = 256
 _REPORT_BYTES_MAX = 4 * 1024 * 1024
 
@@ -58,12 +60,18 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a safe model consists of."""
+    """What a safe model consists of.
+
+    Attributes:
+        operators: Of an ONNX graph; booster and objective of an XGBoost model; element types of safetensors.
+        columns: Names of an XGBoost model's features, or of the tensors of a safetensors file.
+    """
 
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
     opsets: dict[str, int]
     operators: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
 
 class ModelInspector:
@@ -98,6 +106,7 @@ class ModelInspector:
             outputs=tuple(_tensor(raw) for raw in report["outputs"]),
             opsets=dict(report["opsets"]),
             operators=tuple(report["operators"]),
+            columns=tuple(report.get("columns", ())),
         )
         if digest is not None:
             self._remember(digest, facts)
@@ -110,6 +119,7 @@ class ModelInspector:
 
     async def _run(self, chunks: AsyncIterator[bytes], path: str) -> dict[str, Any]:
         limits = {
+            "format": model_format(path) or "onnx",
             "model_bytes": self._limits.model_bytes,
             "memory_bytes": self._limits.memory_bytes,
             "cpu_s": self._limits.cpu_s,

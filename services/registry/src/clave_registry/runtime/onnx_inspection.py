@@ -1,13 +1,8 @@
-"""Looks into one ONNX file, in a process of its own that may not do much.
+"""Looks into one ONNX file; runs only inside the sandbox.
 
-Run as ``python -m clave_registry.runtime.onnx_inspection`` with the model on standard input and the limits as the only
-argument; answers one JSON object on standard output. It never loads external data, never runs the graph, writes no
-file, and dies at its memory and CPU limits. Only this module parses foreign models; the service itself never does.
+It never loads external data and never runs the graph.
 """
 
-import json
-import resource
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -184,30 +179,3 @@ def _tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
     for sparse in graph.sparse_initializer:
         yield sparse.values
         yield sparse.indices
-
-
-def _confine(*, memory_bytes: int, cpu_s: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-
-
-def main() -> None:
-    """Confine this process, read the model, answer."""
-    limits = json.loads(sys.argv[1])
-    _confine(memory_bytes=limits["memory_bytes"], cpu_s=limits["cpu_s"])
-    data = sys.stdin.buffer.read(limits["model_bytes"] + 1)
-    try:
-        if len(data) > limits["model_bytes"]:
-            report: dict[str, Any] = {"faults": [f"it has more than {limits['model_bytes']} bytes"]}
-        else:
-            report = inspect(data)
-    except (MemoryError, RecursionError) as error:
-        report = {"faults": [f"looking into it took too much ({type(error).__name__})"]}
-    sys.stdout.write(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main()

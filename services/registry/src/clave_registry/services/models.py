@@ -11,7 +11,7 @@ from clave_contracts import registry as contract
 from clave_registry.converters import to_model
 from clave_registry.domain.names import checked_alias, checked_name, checked_tags
 from clave_registry.services.governance import announce, record_change, require_revision, tenant_of
-from clave_registry.storage import endpoints, models, versions
+from clave_registry.storage import endpoints, holds, models, versions
 from clave_registry.storage.records import AliasEventRow, ModelRow
 
 
@@ -146,6 +146,9 @@ class Models:
             if serving:
                 names = [endpoint.name for endpoint in serving]
                 raise ModelInUse(f"'{name}' answers for {', '.join(names)}.", endpoints=names)
+            held = await holds.held_versions(tx, row.id)
+            if held:
+                raise ModelInUse(f"Versions of '{name}' are under legal hold.", code="under_hold", versions=held[:100])
             await models.change(tx, row.id, at=self._clock.now(), deleted_at=self._clock.now())
             await record_change(tx, caller, "registry:model.delete", f"models/{name}", tenant=row.tenant)
 

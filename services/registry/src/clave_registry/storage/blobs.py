@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from clave_common.database import Transaction
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
+from clave_registry.storage.blob_tables import holds
 from clave_registry.storage.mlflow.tables import artifacts
-from clave_registry.storage.tables import blobs, manifest_entries
+from clave_registry.storage.tables import blobs, manifest_entries, versions
+
+_MANIFESTS = 0x6D616E69
 
 
 async def note(tx: Transaction, digest: str, size: int, *, at: datetime) -> None:
@@ -28,6 +31,30 @@ async def sizes(tx: Transaction, digests: Iterable[str]) -> dict[str, int]:
     return {digest: int(size) for digest, size in (await tx.session.execute(statement)).all()}
 
 
+async def name_manifests(tx: Transaction) -> None:
+    """Keep manifests from being forgotten until the transaction ends, because it is about to name one."""
+    await tx.session.execute(select(func.pg_advisory_xact_lock_shared(_MANIFESTS)))
+
+
+async def forget_manifests(tx: Transaction, *, deleted_before: datetime) -> int:
+    """Forget the manifests that only versions name that were deleted before a time and are under no hold.
+
+    Waits for those who are about to name one; the deletion's own snapshot then sees what they named.
+    """
+    await tx.session.execute(select(func.pg_advisory_xact_lock(_MANIFESTS)))
+    this = versions.c.manifest_digest == manifest_entries.c.manifest_digest
+    held = exists().where(
+        holds.c.model_id == versions.c.model_id, holds.c.version == versions.c.version, holds.c.lifted_at.is_(None)
+    )
+    wanted = or_(versions.c.deleted_at.is_(None), versions.c.deleted_at >= deleted_before, held)
+    gone = await tx.session.execute(
+        delete(manifest_entries)
+        .where(exists().where(this), ~exists().where(this, wanted))
+        .returning(manifest_entries.c.manifest_digest)
+    )
+    return len(set(gone.scalars()))
+
+
 async def take_unnamed(tx: Transaction, *, before: datetime, limit: int) -> list[str]:
     """Forget some blobs that nothing names, were last uploaded before a time, and are under no hold.
 
@@ -39,6 +66,7 @@ async def take_unnamed(tx: Transaction, *, before: datetime, limit: int) -> list
         .where(
             blobs.c.used_at < before,
             blobs.c.held.is_(False),
+            ~exists().where(holds.c.digest == blobs.c.digest, holds.c.lifted_at.is_(None)),
             ~exists().where(manifest_entries.c.digest == blobs.c.digest),
             ~exists().where(artifacts.c.digest == blobs.c.digest),
         )
