@@ -18,12 +18,13 @@ import psutil
 import pytest
 from clave import compose
 from clave.failures import EnvironmentFailure
-from clave.stack import edge, edge_process
+from clave.stack import edge, edge_process, lifecycle
 from clave.stack.certificates import ensure_certificate
+from clave.stack.layout import Layout
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.servers import wait_until
+from clave_testing.servers import session_root, wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -386,17 +387,25 @@ def test_compose_refuses_half_a_certificate(tmp_path, monkeypatch):
         compose.hand_certificates_to_edge({"CLAVE_TLS_CERT": made.certificate.read_text()})
 
 
-@pytest.mark.stack
-def test_services_behind_mutual_tls_hear_the_edge_and_each_other_and_nobody_else(tmp_path):
-    """Two services, started as `clave up --tls --mtls` does; the registry fetches its keys from the gateway."""
-    from clave.stack import lifecycle
-    from clave.stack.layout import Layout
-    from clave.stack.options import StackOptions
+START = """
+import pathlib, sys
+from clave.stack import lifecycle
+from clave.stack.layout import Layout
+from clave.stack.options import StackOptions
+options = StackOptions(tls=True, mutual_tls=True)
+two = ("gateway", "registry")
+layout = Layout.at(pathlib.Path(sys.argv[1]))
+lifecycle.start(layout, port=None, timeout_s=90, tell=print, services=two, options=options)
+"""
 
-    layout = Layout.at(tmp_path / "data")
-    options = StackOptions(tls=True, mutual_tls=True)
+
+@pytest.mark.stack
+def test_services_behind_mutual_tls_hear_the_edge_and_each_other_and_nobody_else():
+    """Two services, started as `clave up --tls --mtls` does; the registry fetches its keys from the gateway."""
+    layout = Layout.at(session_root() / "mutual")
     try:
-        lifecycle.start(layout, port=None, timeout_s=90, tell=print, services=("gateway", "registry"), options=options)
+        # In a process of its own: starting Postgres as root forks, which a process full of threads had better not.
+        subprocess.run([sys.executable, "-c", START, layout.root], check=True, timeout=180)
         known = json.loads(layout.connection.read_text())
         trust = ssl.create_default_context(cafile=known["ca_file"])
         admin = {"authorization": f"Bearer {layout.admin_key.read_text().strip()}"}
