@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA_DIR ?= .clave
 export OMP_WAIT_POLICY := passive
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format bench bench-inference bench-registry up down status logs lock clean
+.PHONY: help install install-dev demo test check format bench bench-inference bench-registry bench-gateway up down status logs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,10 +32,13 @@ check: install-dev ## Format, lint, types, import rules, dependencies, spelling
 format: install-dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: bench-inference bench-registry ## Measure and write benchmarks/results
+bench: bench-inference bench-registry bench-gateway ## Measure and write benchmarks/results
 
 bench-inference: install-dev ## Inference beside its floor and other servers (needs wrk; ARGS="--rounds 3")
 	@$(BIN)/python -m benchmarks.inference $(ARGS)
+
+bench-gateway: install-dev ## Enforcement, decisions, limits, audit (ARGS="--opa PATH --entries 100000")
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.gateway $(ARGS)
 
 bench-registry: install-dev ## The registry beside a real MLflow server on one Postgres (ARGS="--groups search")
 	@$(BIN)/python -m benchmarks.registry $(ARGS)

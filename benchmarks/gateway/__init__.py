@@ -1,0 +1,1 @@
+"""What governance costs: enforcement, decisions, rate limits, the audit log."""
