@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from clave_common.access import Access
 from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
@@ -33,9 +34,11 @@ from clave_registry.analysis import MonitorAnalysis
 from clave_registry.api.blobs import blob_routes
 from clave_registry.api.cards import card_routes
 from clave_registry.api.endpoints import endpoint_routes
+from clave_registry.api.examples import with_examples
 from clave_registry.api.holds import hold_routes
 from clave_registry.api.models import model_routes
 from clave_registry.api.operations import Operations
+from clave_registry.api.signatures import signature_routes
 from clave_registry.api.uploads import UPLOADS, upload_routes
 from clave_registry.api.versions import version_routes
 from clave_registry.api.webhooks import webhook_routes
@@ -49,6 +52,7 @@ from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.errors import MlflowErrors
 from clave_registry.mlflow.transfers import PART
 from clave_registry.runtime.model_inspector import Limits, ModelInspector
+from clave_registry.runtime.trusted_keys import TrustedKeys
 from clave_registry.runtime.webhook_sender import WebhookSender
 from clave_registry.services.approvals import Approvals
 from clave_registry.services.blobs import Blobs
@@ -61,6 +65,7 @@ from clave_registry.services.holds import Holds
 from clave_registry.services.lineage import Lineages, MembershipSource
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import AnalysisSource, Rollouts
+from clave_registry.services.signatures import ReleaseRules, Signatures
 from clave_registry.services.uploads import Uploads
 from clave_registry.services.versions import Versions
 from clave_registry.services.webhook_deliveries import CONSUMER_NAME as WEBHOOK_EVENTS
@@ -92,6 +97,7 @@ class Settings(ServiceSettings):
         version_retention_s: Seconds for which the files of a deleted version are kept.
         collection_every_s: Seconds between two collections.
         webhook_hosts: Hosts that webhooks may go to, comma-separated: names, ``*.suffix``, addresses; none by default.
+        signing_keys_dir: Folder of the public keys (PEM) whose signatures over models count.
         webhook_networks: Networks that are not public and may be reached by them, comma-separated.
     """
 
@@ -112,6 +118,7 @@ class Settings(ServiceSettings):
     collection_every_s: float = Field(default=3600.0, ge=1)
     webhook_hosts: str = ""
     webhook_networks: str = ""
+    signing_keys_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,9 @@ def wire(
         valid_for_s=settings.approval_valid_s,
         people={"minimal": 0, "limited": settings.approvals_limited, "high": settings.approvals_high},
     )
-    rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s, quorum=quorum)
+    trusted = TrustedKeys.from_folder(settings.signing_keys_dir)
+    release = ReleaseRules(quorum, trusted)
+    rollouts = Rollouts(database, access, now, source=source, look_interval_s=settings.rollout_look_s, release=release)
     uploads = Uploads(database, store, now, size_max=settings.blob_bytes_max)
     mlflow = Context(
         database,
@@ -164,9 +173,10 @@ def wire(
         approvals=Approvals(database, access, now, quorum=quorum),
         cards=Cards(database, now),
         lineage=Lineages(database, membership=membership),
-        endpoints=Endpoints(database, access, now, quorum=quorum),
+        endpoints=Endpoints(database, access, now, release=release),
         rollouts=rollouts,
-        desired=DesiredStates(database),
+        desired=DesiredStates(database, trusted=trusted),
+        signatures=Signatures(database, now, trusted=trusted),
         webhooks=Webhooks(database, now, key=webhook_key, allowed=allowed),
     )
     routers = [
@@ -174,6 +184,7 @@ def wire(
         model_routes(operations),
         version_routes(operations),
         card_routes(operations),
+        signature_routes(operations),
         endpoint_routes(operations),
         webhook_routes(operations),
         upload_routes(operations),
@@ -182,7 +193,7 @@ def wire(
     ]
     controller = RolloutController(database, rollouts, tick_s=settings.rollout_tick_s)
     deliveries = WebhookDeliveries(database, now, WebhookSender(allowed), key=webhook_key)
-    return Wired(operations, controller, deliveries, routers)
+    return Wired(operations, controller, deliveries, with_examples(routers))
 
 
 def _limits(settings: Settings) -> Limits:

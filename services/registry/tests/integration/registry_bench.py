@@ -25,6 +25,8 @@ from clave_registry.runtime.model_inspector import ModelInspector
 from clave_registry.services.lineage import HeldIn
 from clave_registry.storage.mlflow.tables import metadata
 from clave_testing.servers import new_database
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
@@ -108,12 +110,14 @@ class Bench:
 
     def __init__(
         self,
+        *,
         wired: Wired,
         database: Database,
         client: httpx.AsyncClient,
         source: ScriptedAnalysis,
         store: LocalBlobStore,
         membership: ScriptedMembership,
+        signing_key: bytes,
     ) -> None:
         self.wired = wired
         self.database = database
@@ -121,6 +125,7 @@ class Bench:
         self.source = source
         self.store = store
         self.membership = membership
+        self.signing_key = signing_key
 
     async def call(
         self, who: str, method: str, path: str, body: Any = None, *, expect: int | None = None, **options: Any
@@ -175,6 +180,11 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
     url = registry_url
     database = Database(url, metadata, service="registry", connections_max=20)
     await emptied(database)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    signer = ec.generate_private_key(ec.SECP256R1())
+    public = signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (keys / "signer.pem").write_bytes(public)
     settings = Settings.model_validate(
         {
             "http_port": 47322,
@@ -186,6 +196,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
             "rollout_look_s": 0.2,
             "webhook_hosts": "127.0.0.1,localhost,*.example.org",
             "webhook_networks": "127.0.0.0/8",
+            "signing_keys_dir": keys,
         }
     )
     source, membership = ScriptedAnalysis(), ScriptedMembership()
@@ -212,9 +223,18 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
         streaming_prefixes=(f"{API}/blobs/", f"{API}/uploads/", "/api/2.0/mlflow-artifacts/"),
     )
     app.add_middleware(MlflowErrors)
+    private = signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://registry") as client:
-        yield Bench(wired, database, client, source, store, membership)
+        yield Bench(
+            wired=wired,
+            database=database,
+            client=client,
+            source=source,
+            store=store,
+            membership=membership,
+            signing_key=private,
+        )
     await database.close()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from clave.signing import sign_files
 from clave_common.access import Access
 from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.engine import EmbeddedEngine
@@ -24,9 +25,10 @@ class Policy:
         self.engine = EmbeddedEngine()
         self.snapshot: Snapshot | None = None
 
-    async def set_windows(self, windows: list[Mapping[str, Any]]) -> None:
+    async def set_windows(self, windows: list[Mapping[str, Any]], **rules: Any) -> None:
         shipped = policy_bundle()
-        namespaces = {name: {**rules, "windows": windows} for name, rules in shipped.data["namespaces"].items()}
+        given = {"windows": windows, **rules}
+        namespaces = {name: {**shipped_rules, **given} for name, shipped_rules in shipped.data["namespaces"].items()}
         bundle = PolicyBundle(modules=shipped.modules, data={**shipped.data, "namespaces": namespaces})
         await self.engine.load(bundle)
         self.snapshot = Snapshot(revision=1, issued_at=0.0, keys={}, bundle=bundle)
@@ -135,6 +137,35 @@ async def test_a_freeze_that_begins_during_a_rollout_holds_its_promotion(bench: 
     await POLICY.set_windows([])
     await bench.call("user:eve", "POST", f"{API}/rollouts/{rollout_id}/resume", {}, expect=200)
     assert (await ticked(bench, rollout_id, until="promoted"))["state"] == "promoted"
+
+
+async def test_a_namespace_that_asks_for_a_signature_gets_one_that_verifies(bench: Bench) -> None:
+    await POLICY.set_windows([], require_signature=True)
+    version = await register(bench)
+    path = f"{API}/models/churn/versions/1"
+    await bench.call("user:ana", "POST", f"{path}/submit", {}, expect=200)
+    body = {"name": "churn", "model": "churn", "version": 1}
+    unsigned = await bench.call("user:eve", "POST", f"{API}/endpoints", body)
+    assert (unsigned.status_code, unsigned.json()["reasons"]) == (403, ["artifact_not_signed"])
+    files = {artifact["path"]: artifact["digest"] for artifact in version["artifacts"]}
+    other = sign_files("churn-v1", {**files, "model.onnx": "0" * 64}, private_key=bench.signing_key)
+    for bundle in (other, b"{}", b"\xff"):
+        refused = await bench.call("user:eve", "POST", f"{path}/signatures", content=bundle)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_signature")
+    bundle = sign_files("churn-v1", files, private_key=bench.signing_key)
+    await bench.call("user:ana", "POST", f"{path}/signatures", content=bundle, expect=403)
+    added = (await bench.call("user:eve", "POST", f"{path}/signatures", content=bundle, expect=200)).json()
+    assert (added["verified"], len(added["signatures"])) == (True, 1)
+    await bench.call("user:eve", "POST", f"{API}/endpoints", body, expect=201)
+    desired = (await bench.call("service:inference", "GET", f"{API}/desired", expect=200)).json()
+    assert desired["versions"][0]["signature_verified"] is True
+    async with bench.database.transaction() as tx:
+        await tx.session.execute(text("update registry.version_signatures set bundle = convert_to('{}', 'utf8')"))
+    assert (await bench.call("user:vic", "GET", f"{path}/signatures", expect=200)).json()["verified"] is False
+    spoilt = (await bench.call("service:inference", "GET", f"{API}/desired", expect=200)).json()
+    assert spoilt["versions"][0]["signature_verified"] is False
+    history = (await bench.call("user:vic", "GET", f"{path}/history", expect=200)).json()["events"]
+    assert "signed" in [event["action"] for event in history]
 
 
 async def test_a_plans_limits_roll_back_what_the_monitor_would_let_pass(bench: Bench) -> None:

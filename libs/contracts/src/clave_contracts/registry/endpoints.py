@@ -76,8 +76,8 @@ class EndpointCreate(Request):
     model: Name
     namespace: Namespace = "Production"
     feature_service: str | None = None
-    version: int | None = None
-    description: str = ""
+    version: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    description: str = Field(default="", max_length=5_000)
 
 
 class Route(Answer):
@@ -110,9 +110,9 @@ class Endpoint(Answer):
 class RolloutCreate(Request):
     """A rollout to start."""
 
-    version: int
+    version: int = Field(ge=1, le=2**31 - 1)
     plan: RolloutPlan = Field(default_factory=RolloutPlan)
-    reason: str = ""
+    reason: str = Field(default="", max_length=1_000)
 
 
 class RolloutEvent(Answer):

@@ -136,7 +136,7 @@ class ModelCreate(Request):
     """A registered model to create."""
 
     name: Name
-    description: str = ""
+    description: str = Field(default="", max_length=5_000)
     tags: dict[str, str] = Field(default_factory=dict)
     risk_class: Literal["minimal", "limited", "high"] = "minimal"
 
@@ -165,8 +165,8 @@ class VersionCreate(Request):
     evaluation: Evaluation | None = None
     card: CardInput = Field(default_factory=CardInput)
     tags: dict[str, str] = Field(default_factory=dict)
-    description: str = ""
-    contributors: list[str] = Field(default_factory=list)
+    description: str = Field(default="", max_length=5_000)
+    contributors: list[str] = Field(default_factory=list, max_length=100)
 
 
 class Approval(Answer):
@@ -235,7 +235,7 @@ class VersionSignatures(Answer):
 class ApprovalRequest(Request):
     """A person's decision about a submitted version."""
 
-    comment: str = ""
+    comment: str = Field(default="", max_length=5_000)
     namespace: Namespace = "Production"
 
 

@@ -13,6 +13,7 @@ from clave_registry.services.holds import Holds
 from clave_registry.services.lineage import Lineages
 from clave_registry.services.models import Models
 from clave_registry.services.rollouts import Rollouts
+from clave_registry.services.signatures import Signatures
 from clave_registry.services.uploads import Uploads
 from clave_registry.services.versions import Versions
 from clave_registry.services.webhooks import Webhooks
@@ -34,4 +35,5 @@ class Operations:
     endpoints: Endpoints
     rollouts: Rollouts
     desired: DesiredStates
+    signatures: Signatures
     webhooks: Webhooks

@@ -12,10 +12,12 @@ from clave_contracts import registry as contract
 
 from clave_registry.converters import to_artifacts, to_routes
 from clave_registry.domain.traffic import Route
+from clave_registry.runtime.trusted_keys import TrustedKeys
 from clave_registry.services.endpoints import routes_of
 from clave_registry.services.rollout_rows import running_rollout
-from clave_registry.storage import endpoints, versions
-from clave_registry.storage.records import EndpointRow, EntryRow, VersionRow
+from clave_registry.services.signatures import files_of, verifies
+from clave_registry.storage import endpoints, signatures, versions
+from clave_registry.storage.records import EndpointRow, EntryRow, SignatureRow, VersionRow
 
 ENDPOINTS_MAX = 10_000
 
@@ -23,8 +25,9 @@ ENDPOINTS_MAX = 10_000
 class DesiredStates:
     """Assemble the desired state from the rows of endpoints, rollouts and versions."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, trusted: TrustedKeys) -> None:
         self._database = database
+        self._trusted = trusted
 
     async def get(self) -> contract.DesiredState:
         """Assemble the desired state of all tenants."""
@@ -39,11 +42,19 @@ class DesiredStates:
             owners = {row.model_id: row for row in rows}
             found = await versions.several(tx, sorted(keys))
             entries = await versions.entries_of(tx, [row.manifest_digest for row in found])
-        loaded = [_version(row, owners[row.model_id], entries) for row in found]
+            signed = await signatures.of_versions(tx, [(row.model_id, row.version) for row in found])
+        loaded = [
+            _version(row, owners[row.model_id], entries, signed=self._verified(row, entries, signed)) for row in found
+        ]
         loaded.sort(key=lambda version: (version.model, version.version))
         content = [state.model_dump(mode="json") for state in (*shown, *loaded)]
         revision = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
         return contract.DesiredState(revision=revision, endpoints=shown, versions=loaded)
+
+    def _verified(self, row: VersionRow, entries: list[EntryRow], signed: list[SignatureRow]) -> bool:
+        own = [one for one in signed if (one.model_id, one.version) == (row.model_id, row.version)]
+        files = files_of([entry for entry in entries if entry.manifest_digest == row.manifest_digest]) if own else {}
+        return any(verifies(self._trusted, one, files) for one in own)
 
 
 def _endpoint(row: EndpointRow, routes: tuple[Route, ...]) -> contract.DesiredEndpoint:
@@ -63,7 +74,7 @@ def _endpoint(row: EndpointRow, routes: tuple[Route, ...]) -> contract.DesiredEn
     )
 
 
-def _version(row: VersionRow, owner: EndpointRow, entries: list[EntryRow]) -> contract.DesiredVersion:
+def _version(row: VersionRow, owner: EndpointRow, entries: list[EntryRow], *, signed: bool) -> contract.DesiredVersion:
     return contract.DesiredVersion.model_validate(
         {
             "model": owner.model,
@@ -77,6 +88,7 @@ def _version(row: VersionRow, owner: EndpointRow, entries: list[EntryRow]) -> co
             "status": row.status,
             "tenant": owner.tenant,
             "contributors": row.contributors,
+            "signature_verified": signed,
             "rate_limit_per_minute": row.card.get("rate_limit_per_minute") or 1000.0,
             "allowed_namespaces": row.card.get("allowed_namespaces") or [],
         }

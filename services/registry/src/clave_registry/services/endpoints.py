@@ -20,7 +20,7 @@ from clave_registry.domain import rollout as rules
 from clave_registry.domain.manifest import PICKLE_SUFFIXES
 from clave_registry.domain.names import checked_name
 from clave_registry.domain.traffic import Route, routes
-from clave_registry.domain.version import Approval, Quorum
+from clave_registry.domain.version import Approval
 from clave_registry.services.governance import (
     record_change,
     require_revision,
@@ -29,6 +29,7 @@ from clave_registry.services.governance import (
 )
 from clave_registry.services.models import model_named
 from clave_registry.services.rollout_rows import announce_desired, put_live, running_rollout, settle
+from clave_registry.services.signatures import ReleaseRules, signature_verified
 from clave_registry.services.versions import no_version
 from clave_registry.storage import endpoints, versions
 from clave_registry.storage.records import ApprovalRow, AssignmentRow, EndpointRow, ModelRow, RolloutRow, VersionRow
@@ -91,7 +92,7 @@ async def deployable(
     namespace: str,
     endpoint: str,
     action: str,
-    quorum: Quorum,
+    release: ReleaseRules,
     now: datetime,
 ) -> Deployment:
     """Let a version towards traffic, or say why not.
@@ -112,10 +113,10 @@ async def deployable(
         lacks = "no known signature" if SERVED_ARTIFACT in paths else f"no {SERVED_ARTIFACT}"
         why = f"holds {', '.join(unsafe)}" if unsafe else f"has {lacks}"
         raise NotDeployable(f"Version {number} {why} and cannot be served.", version=number, unsafe=unsafe)
-    resource = await release_resource(tx, model, row, namespace=namespace, endpoint=endpoint, quorum=quorum, now=now)
+    resource = await release_resource(tx, model, row, namespace=namespace, endpoint=endpoint, release=release, now=now)
     await access.require(caller, action, resource)
     spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
-    quorum.require(
+    release.quorum.require(
         model.risk_class,
         namespace=namespace,
         approvals=[Approval(a.by, a.decision == "approve", a.at) for a in spoken],
@@ -132,15 +133,17 @@ async def release_resource(
     *,
     namespace: str,
     endpoint: str,
-    quorum: Quorum,
+    release: ReleaseRules,
     now: datetime,
 ) -> Resource:
-    """Describe a version that is to answer for an endpoint to the policy, with the approvals that are still fresh."""
+    """Describe a version that is to answer for an endpoint to the policy: fresh approvals, valid signature."""
     spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
-    words = quorum.fresh([Approval(a.by, a.decision == "approve", a.at) for a in spoken], now=now)
+    words = release.quorum.fresh([Approval(a.by, a.decision == "approve", a.at) for a in spoken], now=now)
     kept = {(word.by, word.at) for word in words}
     fresh = [a for a in spoken if (a.by, a.at) in kept]
-    return version_resource(model, row, fresh, namespace=namespace, extra={"endpoint": endpoint})
+    signed = await signature_verified(tx, release.trusted, row)
+    extra = {"endpoint": endpoint, "signature_verified": signed}
+    return version_resource(model, row, fresh, namespace=namespace, extra=extra)
 
 
 def endpoint_resource(row: EndpointRow) -> Resource:
@@ -151,11 +154,11 @@ def endpoint_resource(row: EndpointRow) -> Resource:
 class Endpoints:
     """Create and describe endpoints, and go back to the version before."""
 
-    def __init__(self, database: Database, access: Access, clock: Clock, *, quorum: Quorum) -> None:
+    def __init__(self, database: Database, access: Access, clock: Clock, *, release: ReleaseRules) -> None:
         self._database = database
         self._access = access
         self._clock = clock
-        self._quorum = quorum
+        self._release = release
 
     async def create(self, caller: Caller, request: contract.EndpointCreate) -> contract.Endpoint:
         """Create an endpoint; a version given answers at once.
@@ -213,7 +216,7 @@ class Endpoints:
             namespace=row.namespace,
             endpoint=row.name,
             action="inference:deployment.create",
-            quorum=self._quorum,
+            release=self._release,
             now=self._clock.now(),
         )
         return await put_live(

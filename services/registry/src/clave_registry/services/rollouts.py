@@ -19,11 +19,11 @@ from clave_contracts import registry as contract
 from clave_registry.converters import to_plan, to_rollout, to_state, to_thresholds
 from clave_registry.domain import rollout as rules
 from clave_registry.domain.thresholds import judged
-from clave_registry.domain.version import Quorum
 from clave_registry.services.endpoints import deployable, endpoint_named, endpoint_resource, release_resource
 from clave_registry.services.governance import record_change, tenant_of
 from clave_registry.services.models import model_named
 from clave_registry.services.rollout_rows import running_rollout, settle
+from clave_registry.services.signatures import ReleaseRules
 from clave_registry.storage import endpoints, models, rollouts, versions
 from clave_registry.storage.records import EndpointRow, RolloutRow
 
@@ -74,14 +74,14 @@ class Rollouts:
         *,
         source: AnalysisSource,
         look_interval_s: float,
-        quorum: Quorum,
+        release: ReleaseRules,
     ) -> None:
         self._database = database
         self._access = access
         self._clock = clock
         self._source = source
         self._look_interval_s = look_interval_s
-        self._quorum = quorum
+        self._release = release
 
     async def create(self, caller: Caller, endpoint: str, request: contract.RolloutCreate) -> contract.Rollout:
         """Start moving a version towards live traffic; on an endpoint without a version it goes live at once.
@@ -107,7 +107,7 @@ class Rollouts:
                 namespace=row.namespace,
                 endpoint=row.name,
                 action="inference:deployment.update",
-                quorum=self._quorum,
+                release=self._release,
                 now=now,
             )
             rollout = await rollouts.add(
@@ -258,7 +258,7 @@ class Rollouts:
         if model is None or version is None:
             return ("version_gone",)
         resource = await release_resource(
-            tx, model, version, namespace=endpoint.namespace, endpoint=endpoint.name, quorum=self._quorum, now=now
+            tx, model, version, namespace=endpoint.namespace, endpoint=endpoint.name, release=self._release, now=now
         )
         caller = Caller(
             subject_id=CONTROLLER,

@@ -6,11 +6,12 @@ written, and what the caller says about inputs and outputs must be what the grap
 
 from typing import Any
 
+import orjson
 from clave_common.access import Caller
 from clave_common.blobstore import BlobStore
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
-from clave_common.errors import InvalidArgument, NotFound
+from clave_common.errors import InvalidArgument, NotFound, PayloadTooLarge
 from clave_common.pages import decode_token, encode_token
 from clave_contracts import registry as contract
 
@@ -29,6 +30,8 @@ from clave_registry.services.governance import (
 from clave_registry.services.models import model_named
 from clave_registry.storage import blobs, models, versions
 from clave_registry.storage.records import ModelRow, VersionRow
+
+METADATA_BYTES_MAX = 1_000_000
 
 
 class BlobsMissing(InvalidArgument):
@@ -209,7 +212,7 @@ class Versions:
 
 
 def _described(request: contract.VersionCreate) -> dict[str, Any]:
-    return {
+    described = {
         "signature": request.signature.model_dump(mode="json"),
         "params": request.params,
         "lineage": request.lineage.model_dump(mode="json"),
@@ -218,6 +221,14 @@ def _described(request: contract.VersionCreate) -> dict[str, Any]:
         "tags": checked_tags(request.tags),
         "description": request.description,
     }
+    size = len(orjson.dumps(described))
+    if size > METADATA_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"What describes a version has at most {METADATA_BYTES_MAX} bytes as JSON; this has {size}. "
+            "Keep tables and curves in artifacts.",
+            limit=METADATA_BYTES_MAX,
+        )
+    return described
 
 
 async def _require_blobs(tx: Transaction, manifest: Manifest) -> None:

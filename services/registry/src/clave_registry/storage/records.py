@@ -238,3 +238,15 @@ class DeliveryRow:
     attempts: list[dict[str, Any]]
     next_at: datetime | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRow:
+    """A signature over a version's files, as its signer made it."""
+
+    model_id: str
+    version: int
+    key_id: str
+    bundle: bytes
+    at: datetime
+    by: str

@@ -303,3 +303,15 @@ webhook_deliveries = Table(
     Index("ix_webhook_deliveries_webhook", "webhook_id", "seq"),
     Index("ix_webhook_deliveries_created", "created_at"),
 )
+
+version_signatures = Table(
+    "version_signatures",
+    metadata,
+    Column("model_id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("bundle", LargeBinary, nullable=False),
+    _moment("at"),
+    Column("by", Text, nullable=False),
+    ForeignKeyConstraint(["model_id", "version"], ["versions.model_id", "versions.version"]),
+)
