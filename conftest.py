@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 from clave.stack.secrets import ensure_secrets
 from clave_testing import servers
+from clave_testing.policies import opa_program
 from clave_testing.stack import Stack, shared_stack
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.stash[_root] = servers.make_session_root()
+
+
+def pytest_report_header() -> str:
+    """Say which OPA judges beside the embedded engine."""
+    program = opa_program()
+    return f"policy referee: {program}" if program else "policy referee: NONE, the embedded engine alone is tested"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
