@@ -22,6 +22,7 @@ class PeerSettings(BaseSettings):
     monitor_url: str = "http://127.0.0.1:47325"
     trainer_url: str = "http://127.0.0.1:47326"
     tls_dir: Path | None = None
+    public_url: str | None = None
     opa_url: str | None = None
     oidc_issuer: str | None = None
     oidc_audience: str | None = None

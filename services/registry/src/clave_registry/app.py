@@ -162,6 +162,7 @@ def wire(
         inspector,
         blob_bytes_max=settings.blob_bytes_max,
         direct_transfer_s=settings.direct_transfer_s,
+        public_url=settings.peers.public_url,
     )
     operations = Operations(
         database=database,

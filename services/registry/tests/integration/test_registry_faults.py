@@ -57,7 +57,7 @@ async def test_a_full_disk_is_a_refusal_and_leaves_nothing(bench: Bench, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (full.status_code, full.json()["code"]) == (503, "blob_store_unwritable")
     assert (artifact.status_code, artifact.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
-    assert files_below(tmp_path) == []
+    assert files_below(tmp_path / "blobs") == []
     await bench.call("user:ana", "PUT", blob, content=data, expect=200)
 
 
@@ -68,7 +68,7 @@ async def test_an_upload_that_is_cut_leaves_no_file_and_no_row(bench: Bench, tmp
 
     with pytest.raises(SenderGone):
         await bench.call("user:eve", "PUT", f"{F}/0/r/artifacts/x", content=cut())
-    assert files_below(tmp_path) == []
+    assert files_below(tmp_path / "blobs") == []
     assert await bench.rows("select 1 from registry.artifacts union all select 1 from registry.blobs") == []
 
 

@@ -46,7 +46,7 @@ def mlflow_routes(context: Context, uploads: Uploads) -> APIRouter:
         _add(router, method, f"{API}/{path}", action, operation)
     artifacts = Artifacts(context)
     _add_artifact_routes(router, artifacts)
-    _add_transfer_routes(router, Transfers(context, artifacts, uploads), uploads)
+    _add_transfer_routes(router, Transfers(context, artifacts, uploads), uploads, public_url=context.public_url)
 
     @router.get(SERVER_INFO, include_in_schema=False)
     @open_route
@@ -184,14 +184,14 @@ def _add_artifact_routes(router: APIRouter, artifacts: Artifacts) -> None:
         return _json({})
 
 
-def _add_transfer_routes(router: APIRouter, transfers: Transfers, uploads: Uploads) -> None:
+def _add_transfer_routes(router: APIRouter, transfers: Transfers, uploads: Uploads, *, public_url: str | None) -> None:
     write, read = "registry:blob.write", "registry:blob.read"
 
     @router.post(f"{TRANSFERS}/mpu/create/{{folder:path}}", summary="Begin an upload in parts")
     async def create(
         folder: str, request: Request, caller: Caller = governed(write, resource_id="artifacts")
     ) -> Response:
-        door = Door(_base_url(request), request.headers.get("authorization", ""))
+        door = Door(public_url or _base_url(request), request.headers.get("authorization", ""))
         message = await transfers.create(caller, folder, await fields_of(request), door)
         return _json(message, headers={"Cache-Control": "no-store"})
 

@@ -21,6 +21,7 @@ class Context:
 
     Attributes:
         direct_transfer_s: Seconds for which a signed URL of the object store is good; 0 for no such URLs.
+        public_url: Where clients reach the suite; None where it is what their request says.
     """
 
     database: Database
@@ -29,6 +30,7 @@ class Context:
     inspector: ModelInspector
     blob_bytes_max: int
     direct_transfer_s: float = 0.0
+    public_url: str | None = None
 
     def now_ms(self) -> int:
         """Give the time as MLflow writes it."""
