@@ -288,6 +288,8 @@ class Lane(HttpToolsProtocol):
             call.protocol = "grpc"
             call.model, call.version = call.message.model_name, call.message.model_version or None
             call.deadline = grpc_deadline(plan.timeout)
+        if self._lane_cycle.keep_alive:
+            call.quick = self._answer_quickly
         self.predictions.predict(call, self._answer)
 
     def _credential_of(self, found: dict[bytes, bytes]) -> Credential:
@@ -306,20 +308,30 @@ class Lane(HttpToolsProtocol):
     def _answer(self, reply: Reply) -> None:
         """Send the answer to the one request in the lane."""
         cycle = self._lane_cycle
-        cycle.response_complete = True
-        if cycle.disconnected or self.transport.is_closing():
-            return
         if reply.error is None and reply.json_length is None and cycle.keep_alive:
-            body = reply.body
-            kind = PROTOBUF if self._bridged else JSON
-            self.transport.write(_OK % (self._defaults(), kind, reply.limit_headers, len(body), body))
-            self._answered_at = self.loop.time()
-            if self.timeout_keep_alive_task is not None and not self.pipeline and not self.flow.read_paused:
-                self.server_state.total_requests += 1  # the timer runs on: it looks when the last answer was
-                return
-        else:
+            self._answer_quickly(reply.body, reply.limit_headers)
+            return
+        cycle.response_complete = True
+        if not cycle.disconnected and not self.transport.is_closing():
             self._answer_in_full(reply, keep_alive=cycle.keep_alive)
-        self.on_response_complete()
+            self.on_response_complete()
+
+    def _answer_quickly(self, body: bytes, limit_headers: bytes) -> None:
+        """Send an ordinary answer on a connection that is kept."""
+        cycle, transport = self._lane_cycle, self.transport
+        cycle.response_complete = True
+        if cycle.disconnected or transport.is_closing():
+            return
+        state = self.server_state
+        if state.default_headers is not self._default_headers:
+            self._note_defaults()
+        kind = PROTOBUF if self._bridged else JSON
+        transport.write(_OK % (self._default_bytes, kind, limit_headers, len(body), body))
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
+            self.on_response_complete()
+        else:
+            state.total_requests += 1  # the timer runs on: it looks when the last answer was
 
     def _answer_in_full(self, reply: Reply, *, keep_alive: bool) -> None:
         status, headers, body = rendered_for_bridge(reply) if self._bridged else rendered(reply)
@@ -346,11 +358,13 @@ class Lane(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def _defaults(self) -> bytes:
-        headers = self.server_state.default_headers
-        if headers is not self._default_headers:
-            self._default_headers = headers
-            self._default_bytes = b"".join(b"%b: %b\r\n" % header for header in headers)
+        if self.server_state.default_headers is not self._default_headers:
+            self._note_defaults()
         return self._default_bytes
+
+    def _note_defaults(self) -> None:
+        self._default_headers = headers = self.server_state.default_headers
+        self._default_bytes = b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _has_unread_bytes(transport: asyncio.Transport) -> bool:

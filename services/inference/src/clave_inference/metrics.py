@@ -5,6 +5,7 @@ to lists that it finds by a tuple, and the text is made when somebody scrapes. L
 callers cannot invent values.
 """
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,13 +23,12 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from clave_inference.services.call import Call
-    from clave_inference.services.serving import Target
+    from clave_inference.services.prediction_records import RowsRun
 
 LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 SCORE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _SERIES_MAX: Final = 5_000
-_WORTH_AN_ARRAY: Final = 24
 
 RequestLabels = tuple[str, str, str, str, str]
 ScoreLabels = tuple[str, str, str]
@@ -50,14 +50,9 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def add_all(self, values: list[float]) -> None:
-        """Count many values at once."""
-        if len(values) < _WORTH_AN_ARRAY:
-            for value in values:
-                if value == value:  # noqa: PLR0124  a score that is not a number would spoil the sum for ever
-                    self.add(value)
-            return
-        array = np.array(values)
+    def add_all(self, values: NDArray[Any]) -> None:
+        """Count many values at once; one that is not a number would spoil the sum for ever and is left out."""
+        array = values.ravel().astype(np.float64)
         array = array[~np.isnan(array)]
         found = np.bincount(np.searchsorted(self.bounds, array), minlength=len(self.counts)).tolist()
         self.counts = [held + more for held, more in zip(self.counts, found, strict=True)]
@@ -106,45 +101,40 @@ class PredictionMetrics(Collector):
 
     def succeeded(self, call: "Call") -> None:
         """Count an answered call and its scores."""
-        loaded = call.target.loaded
-        scores = None if call.outputs is None else loaded.scores(call.outputs, call.output_names)
-        self._count(call.target, call.protocol, [call.took_s], rows=call.rows, scores=scores)
+        target = call.target
+        scores = None if call.outputs is None else target.loaded.scores(call.outputs, call.output_names)
+        labels = (target.endpoint.name, target.version_text, target.arm, call.protocol, "200")
+        self._count(labels, np.array([call.took_s]), rows=call.rows, scores=scores)
 
-    def succeeded_together(self, calls: "Sequence[Call]", scores: NDArray[Any] | None, ended: float) -> None:
-        """Count calls of one row that ran together.
-
-        Args:
-            calls: They share version and outputs.
-            scores: One per call, where the version gives them.
-            ended: Monotonic seconds.
-        """
-        first = calls[0]
-        target, protocol = first.target, first.protocol
-        if len(calls) == 1 or all(call.target is target for call in calls):
-            self._count(target, protocol, [ended - call.began for call in calls], rows=len(calls), scores=scores)
-            return
-        for at, call in enumerate(calls):
-            score = None if scores is None else scores[at : at + 1]
-            self._count(call.target, call.protocol, [ended - call.began], rows=1, scores=score)
+    def succeeded_together(self, runs: "Iterable[RowsRun]") -> None:
+        """Count ordinary requests, all that ran since the last flush."""
+        for kind, group in itertools.groupby(runs, lambda run: run.kind):
+            latencies_s: list[float] = []
+            scores: list[bytes] = []
+            for run in group:
+                latencies_s += [run.ended - began for began in run.began]
+                scores.append(run.scores)
+            labels = (kind.endpoint, kind.version, kind.arm, kind.protocol, "200")
+            given = np.frombuffer(b"".join(scores), kind.score_dtype) if kind.score_dtype else None
+            self._count(labels, np.array(latencies_s), rows=len(latencies_s), scores=given)
 
     def _count(
-        self, target: "Target", protocol: str, latencies_s: list[float], *, rows: int, scores: NDArray[Any] | None
+        self, labels: RequestLabels, latencies_s: NDArray[Any], *, rows: int, scores: NDArray[Any] | None
     ) -> None:
-        endpoint, version, arm = target.endpoint.name, target.version_text, target.arm
-        buckets = self._buckets((endpoint, version, arm, protocol, "200"))
+        endpoint, version, arm, _protocol, _code = labels
+        buckets = self._buckets(labels)
         if buckets is not None:
             buckets.add_all(latencies_s)
         key = (endpoint, version)
         self._rows[key] = self._rows.get(key, 0) + rows
         if scores is None:
             return
-        labels = (endpoint, version, arm)
-        scored = self._scores.get(labels)
+        scored = self._scores.get((endpoint, version, arm))
         if scored is None:
             if len(self._scores) >= _SERIES_MAX:
                 return
-            scored = self._scores[labels] = Buckets(SCORE_BUCKETS)
-        scored.add_all(scores.ravel().tolist())
+            scored = self._scores[(endpoint, version, arm)] = Buckets(SCORE_BUCKETS)
+        scored.add_all(scores)
 
     def _buckets(self, labels: RequestLabels) -> Buckets | None:
         buckets = self._requests.get(labels)

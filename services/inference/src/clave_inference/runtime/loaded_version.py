@@ -40,6 +40,13 @@ class RowShape:
     dtype: np.dtype[Any]
     output_shapes: tuple[tuple[int, ...], ...]
 
+    def gives(self, outputs: Sequence[NDArray[Any]], rows: int) -> bool:
+        """Whether a run of some rows gave what the signature declares."""
+        for output, shape in zip(outputs, self.output_shapes, strict=True):  # noqa: SIM110  a generator costs 1 us
+            if output.shape != (rows, *shape):
+                return False
+        return True
+
 
 def row_shape(signature: Signature) -> RowShape | None:
     """Describe the ordinary request of a model; None where the model takes or gives anything but plain tables."""

@@ -55,6 +55,7 @@ class Call:
         deadline: Monotonic seconds after which nobody waits any more.
         began: Monotonic seconds at which the request was complete.
         answered: Takes the reply, once.
+        quick: Takes body and limit headers of an ordinary answer instead, where the door can do with those.
         ended: Takes the outputs or the error of the run, once.
         outputs: What the model gave, kept for the log.
         trace: The caller's trace, where the request names one.
@@ -86,6 +87,7 @@ class Call:
         "outputs",
         "prediction_id",
         "protocol",
+        "quick",
         "request",
         "request_id",
         "routing_key",
@@ -145,6 +147,7 @@ class Call:
         self.wants_explanation = False
         self.explanation: Explanation | None = None
         self.values = None
+        self.quick: Callable[[bytes, bytes], None] | None = None
         self.features = None
         self._feeds: tuple[NDArray[Any], ...] | None = None
 

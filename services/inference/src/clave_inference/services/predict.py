@@ -23,7 +23,6 @@ from clave_inference.domain.errors import InvalidInferRequest, ModelRunFailed
 from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Tensor
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.batcher import Batcher, Run, deliver_each
-from clave_inference.runtime.loaded_version import RowShape
 from clave_inference.runtime.session import RuntimeRefused
 from clave_inference.runtime.shadow_runner import ShadowRunner
 from clave_inference.services.access_log import AccessLog
@@ -37,6 +36,7 @@ from clave_inference.services.serving import ServingTable, Target
 _log = get_logger(__name__)
 _TIMEOUT_US_MAX: Final = 600e6
 _ROUTING_KEY_CHARACTERS_MAX: Final = 512
+_IDS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,17 @@ class PredictionIds:
     def __init__(self) -> None:
         self._prefix = f"prd_{os.urandom(6).hex()}"
         self._numbers = itertools.count()
-        self._tails: list[str] = []
+        self._ready: list[str] = []
 
     def next(self) -> str:
         """Make an id: 48 random bits of the process, its counter, 40 random bits."""
-        if not self._tails:
-            pool = os.urandom(5 * 1024).hex()
-            self._tails = [pool[at : at + 10] for at in range(0, len(pool), 10)]
-        return f"{self._prefix}{next(self._numbers):08x}{self._tails.pop()}"
+        if not self._ready:
+            pool = os.urandom(5 * _IDS_AT_ONCE).hex()
+            numbers = itertools.islice(self._numbers, _IDS_AT_ONCE)
+            prefix = self._prefix
+            self._ready = [f"{prefix}{number:08x}{pool[at * 10 : at * 10 + 10]}" for at, number in enumerate(numbers)]
+            self._ready.reverse()
+        return self._ready.pop()
 
 
 class Predictions:
@@ -255,15 +258,22 @@ class Predictions:
     def _deliver(self, calls: list[Call], run: Run) -> None:
         """Answer the calls of a run. Ordinary requests are answered, counted and logged together."""
         outputs = run.outputs or []
-        row = calls[0].runnable.row
-        if row is None or None in [call.values for call in calls] or not _as_declared(outputs, row, len(calls)):
+        first = calls[0]
+        row, target = first.runnable.row, first.target
+        alike = len(calls) == 1 or all(call.target is target for call in calls)
+        if row is None or not alike or None in [call.values for call in calls] or not row.gives(outputs, len(calls)):
             deliver_each(calls, run)
             return
         ended = time.monotonic()
         self._log.add_run(calls, run.feeds[0], outputs, ended)  # first: an answer given is an answer on record
+        render, limit_headers = target.template.render, self._admissions.limit_headers
         for call, numbers in zip(calls, printed_rows(outputs), strict=True):
-            body = call.target.template.render(call.prediction_id, call.request_id, numbers)
-            call.answered(Reply(body, limit_headers=self._admissions.limit_headers(call.admission, ended)))
+            body = render(call.prediction_id, call.request_id, numbers)
+            quick = call.quick
+            if quick is None:
+                call.answered(Reply(body, None, None, limit_headers(call.admission, ended)))
+            else:
+                quick(body, limit_headers(call.admission, ended))
         self._access_log.answered(calls, ended)
 
     def _finish(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
@@ -365,10 +375,6 @@ def _answer(call: Call, outputs: Arrays) -> InferenceAnswer:
         tensors += call.explanation.tensors()
         parameters |= call.explanation.parameters()
     return InferenceAnswer(call.target.endpoint.name, str(loaded.version), tensors, call.request_id, parameters)
-
-
-def _as_declared(outputs: Arrays, row: RowShape, rows: int) -> bool:
-    return all(output.shape == (rows, *shape) for output, shape in zip(outputs, row.output_shapes, strict=True))
 
 
 def _tensors(call: Call) -> list[Tensor]:

@@ -1,9 +1,9 @@
 """Records every answered request for the monitor, without ever delaying an answer.
 
-Requests that ran together become `PredictionRecord` documents together, and stand in the journal on disk before their
-answers leave. A flush, a few milliseconds later, adds what waits to the stream as one entry. While Redis is away, or
-the stream is full because nobody reads it, entries go to the spool on disk and follow later, in order. What neither
-place could hold is counted; nothing is lost in silence.
+What ran together is kept together, and stands in the journal on disk before its answers leave. A flush, a few
+milliseconds later, counts it, encodes it (`prediction_records`) and adds it to the stream. While Redis is away, or the
+stream is full because nobody reads it, entries go to the spool on disk and follow later, in order. What neither place
+could hold is counted; nothing is lost in silence.
 """
 
 import asyncio
@@ -23,7 +23,14 @@ from redis.exceptions import RedisError, ResponseError
 from clave_inference.domain.routing import ArmRole
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.services.call import Call
-from clave_inference.services.prediction_records import RecordEncoder
+from clave_inference.services.prediction_records import (
+    Piece,
+    RunKinds,
+    encode_call,
+    encode_pieces,
+    from_journal,
+    journal_form,
+)
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool, SpoolFull
 
@@ -109,8 +116,9 @@ class PredictionLog:
         self._journal = journal
         self._flush_after_s = flush_after_s
         self._buffered_max = buffered_max
-        self._records: list[bytes] = []
-        self._encoder = RecordEncoder()
+        self._pieces: list[Piece] = []
+        self._held = 0
+        self._kinds = RunKinds()
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._room = True
@@ -122,48 +130,47 @@ class PredictionLog:
         self._recover()
 
     def _recover(self) -> None:
-        left = self._journal.left_behind()
-        for piece in left:
-            self._keep(new_id("plb"), b"[" + piece + b"]", piece.count(b'"latency_ms":'))
-        if left:
-            _log.warning("prediction_journal_recovered", pieces=len(left))
+        left = [from_journal(form) for form in self._journal.left_behind()]
+        records = list(encode_pieces(left))
+        for start in range(0, len(records), _RECORDS_PER_ENTRY):
+            part = records[start : start + _RECORDS_PER_ENTRY]
+            self._keep(new_id("plb"), b"[" + b",".join(part) + b"]", len(part))
+        if records:
+            _log.warning("prediction_journal_recovered", records=len(records))
         self._journal.clear()
 
     def add_run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> None:
         """Take the ordinary requests of a run; never waits.
 
         Args:
-            calls: One row each.
+            calls: One row each, all on one target.
             rows: What they brought, shape (calls, columns).
             outputs: What they got, the same number of rows.
             ended: Monotonic seconds.
         """
-        loaded = calls[0].runnable
-        scores, labels = loaded.scores(outputs, loaded.output_names), loaded.labels(outputs, loaded.output_names)
-        self._take(self._encoder.encode_rows(calls, rows, scores, labels, ended))
-        self._metrics.succeeded_together(calls, scores, ended)
+        self._take(self._kinds.run(calls, rows, outputs, ended), len(calls))
 
     def add(self, call: Call) -> None:
         """Take any one request; never waits."""
-        self._take([self._encoder.encode(call)])
+        self._take(encode_call(call), 1)
         if call.error is None and call.arm != SHADOW:
             self._metrics.succeeded(call)
 
-    def _take(self, records: list[bytes]) -> None:
-        held = self._records
-        if len(held) >= self._buffered_max:
-            self.dropped += len(records)
+    def _take(self, piece: Piece, records: int) -> None:
+        before = self._held
+        if before >= self._buffered_max:
+            self.dropped += records
             return
-        self._journal.write(b",".join(records))
-        before = len(held)
-        held += records
-        if not before or before < _RECORDS_PER_ENTRY <= len(held):
+        self._journal.write(journal_form(piece))
+        self._pieces.append(piece)
+        self._held = held = before + records
+        if not before or before < _RECORDS_PER_ENTRY <= held:
             self._wake.set()
 
     @property
     def waiting(self) -> int:
         """Records in memory plus entries on disk."""
-        return len(self._records) + self._spool.entries
+        return self._held + self._spool.entries
 
     async def run(self, background: Background, loop_name: str) -> None:
         """Flush until cancelled; replay the spool whenever the stream takes entries again."""
@@ -176,10 +183,10 @@ class PredictionLog:
                 background.healthy(loop_name)
                 continue
             self._wake.clear()
-            if len(self._records) < _RECORDS_PER_ENTRY:
+            if self._held < _RECORDS_PER_ENTRY:
                 await asyncio.sleep(self._flush_after_s)
             await self.flush()
-            if self._records:  # came while the flush waited for Redis: they wait for company like the others
+            if self._pieces:  # came while the flush waited for Redis: they wait for company like the others
                 self._wake.set()
             if self._spool.entries:
                 await self._replay()
@@ -190,10 +197,13 @@ class PredictionLog:
             await self._flush_all()
 
     async def _flush_all(self) -> None:
-        records, self._records = self._records, []
-        if not records:
+        pieces, self._pieces = self._pieces, []
+        if not pieces:
             return
+        self._held = 0
         segment = self._journal.turn()
+        self._metrics.succeeded_together(piece for piece in pieces if not isinstance(piece, bytes))
+        records = list(encode_pieces(pieces))
         for start in range(0, len(records), _RECORDS_PER_ENTRY):
             part = records[start : start + _RECORDS_PER_ENTRY]
             entry_id, body = new_id("plb"), b"[" + b",".join(part) + b"]"

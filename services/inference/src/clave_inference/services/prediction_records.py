@@ -1,14 +1,18 @@
 """What the prediction log says about a request: `PredictionRecord` documents, encoded as cheaply as may be.
 
-Requests of one row that ran together are encoded together: the JSON writer prints the rows of a run in one pass, and
-what repeats (endpoint, version, arm, caller, columns) is encoded once. Every other request is encoded by itself.
+Ordinary requests (one row) that ran together are kept as they are, a `RowsRun`, until the log is flushed. Then runs of
+one kind become one array, the JSON writer prints it in one pass, and what repeats (endpoint, version, arm, columns) is
+encoded once. Every other request is encoded by itself, at once.
 """
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -17,96 +21,197 @@ from clave_inference.runtime.loaded_version import LoadedVersion
 from clave_inference.services.call import Call
 
 _HEADS_MAX: Final = 1_000
+_SECONDS_MAX: Final = 16
 _WRITE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
-class RecordEncoder:
-    """Encodes records; remembers what repeats."""
+class RunKind(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What runs have in common whose rows may stand in one array.
+
+    Attributes:
+        head: The members of a record that repeat, as JSON without the closing brace.
+        dtype: Of the rows.
+        score_dtype: Of the scores; empty where there are none.
+        label_dtype: Of the predicted classes; empty where there are none.
+    """
+
+    endpoint: str
+    version: str
+    arm: str
+    protocol: str
+    head: bytes
+    dtype: str
+    score_dtype: str
+    label_dtype: str
+
+
+class RowsRun(msgspec.Struct, array_like=True, gc=False):
+    """Ordinary requests that ran together, before they are encoded; one entry per request in every list.
+
+    Attributes:
+        ended: Monotonic seconds.
+        offset: From monotonic seconds to those since 1970.
+        rows: The rows' bytes.
+    """
+
+    kind: RunKind
+    ids: list[str]
+    principals: list[str]
+    traces: list[str | None]
+    began: list[float]
+    ended: float
+    offset: float
+    rows: bytes
+    scores: bytes
+    labels: bytes
+
+
+Piece = RowsRun | bytes
+"""What waits for a flush: a run, or one encoded record."""
+
+_encode_run = msgspec.msgpack.Encoder().encode
+_decode_run = msgspec.msgpack.Decoder(RowsRun).decode
+
+
+def journal_form(piece: Piece) -> bytes:
+    """Give the bytes of a piece for the journal."""
+    return piece if isinstance(piece, bytes) else _encode_run(piece)
+
+
+def from_journal(form: bytes) -> Piece:
+    """Read a piece back; JSON records begin with a brace, runs never do."""
+    return form if form.startswith(b"{") else _decode_run(form)
+
+
+class RunKinds:
+    """Makes runs; remembers their kinds."""
 
     def __init__(self) -> None:
-        self._heads: dict[tuple[Any, ...], bytes] = {}
-        self._second = 0
-        self._second_text = b""
+        self._kinds: dict[tuple[Any, ...], RunKind] = {}
 
-    def encode_rows(
-        self,
-        calls: Sequence[Call],
-        rows: NDArray[Any],
-        scores: NDArray[Any] | None,
-        labels: NDArray[Any] | None,
-        ended: float,
-    ) -> list[bytes]:
-        """Encode requests of one row that ran together; arguments as of `PredictionLog.add_run`."""
-        count = len(calls)
-        values = orjson.dumps(rows, option=_WRITE)[2:-2].split(b"],[")
-        score_texts = [b""] * count if scores is None else orjson.dumps(scores, option=_WRITE)[1:-1].split(b",")
-        label_texts = [b"null"] * count
-        if labels is not None:
-            label_texts = [b"[%b]" % text for text in orjson.dumps(labels, option=_WRITE)[1:-1].split(b",")]
-        offset = time.time() - time.monotonic()
-        records: list[bytes] = []
-        target = caller = None
-        head = b""
-        for call, row, score, label in zip(calls, values, score_texts, label_texts, strict=True):
-            if call.target is not target or call.admission.caller is not caller:
-                target, caller = call.target, call.admission.caller
-                head = self._head(call)
-            second, fraction = divmod(call.began + offset, 1.0)
-            if second != self._second:
-                self._second = int(second)
-                self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-            records.append(
-                b'%b%b"id":"%b","at":"%b.%06dZ","values":[[%b]],"score":[%b],"label":%b,"latency_ms":%.3f}'
-                % (
-                    head,
-                    b"" if call.trace is None else b'"trace_id":"%b",' % call.trace.trace_id.encode(),
-                    call.prediction_id.encode(),
-                    self._second_text,
-                    fraction * 1e6,
-                    row,
-                    score,
-                    label,
-                    (ended - call.began) * 1e3,
-                )
-            )
-        return records
+    def run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> RowsRun:
+        """Describe calls of one row on one target; arguments as of `PredictionLog.add_run`."""
+        loaded = calls[0].runnable
+        names = loaded.output_names
+        scores, labels = loaded.scores(outputs, names), loaded.labels(outputs, names)
+        return RowsRun(
+            self._kind(calls[0], rows, scores, labels),
+            [call.prediction_id for call in calls],
+            [call.admission.caller.subject_id for call in calls],
+            [None if call.trace is None else call.trace.trace_id for call in calls],
+            [call.began for call in calls],
+            ended,
+            time.time() - ended,
+            rows.tobytes(),
+            b"" if scores is None else scores.tobytes(),
+            b"" if labels is None else labels.tobytes(),
+        )
 
-    def encode(self, call: Call) -> bytes:
-        """Encode any one request."""
-        offset = time.time() - time.monotonic()
-        document = orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)
-        return self._head(call) + document[1:]
-
-    def _head(self, call: Call) -> bytes:
-        """Give the members that a call shares with others of its kind, without the closing brace."""
-        target, caller = call.target, call.admission.caller
+    def _kind(
+        self, call: Call, rows: NDArray[Any], scores: NDArray[Any] | None, labels: NDArray[Any] | None
+    ) -> RunKind:
+        target = call.target
         endpoint, loaded = target.endpoint, target.loaded
         # Names, not objects: a key must not keep a version in memory that nothing serves any more.
-        key = (
-            endpoint.name,
-            endpoint.tenant,
-            loaded.model,
-            loaded.version,
-            target.arm,
-            caller.subject_id,
-            call.protocol,
-        )
-        head = self._heads.get(key)
-        if head is None:
-            if len(self._heads) >= _HEADS_MAX:
-                self._heads.clear()
-            document = {
-                "endpoint": endpoint.name,
-                "model": loaded.model,
-                "model_version": loaded.version,
-                "arm": target.arm,
-                "principal": caller.subject_id,
-                "tenant": endpoint.tenant,
-                "protocol": call.protocol,
-                "columns": _columns(loaded, call.feeds_as_sent),
-            }
-            head = self._heads[key] = orjson.dumps(document)[:-1] + b","
-        return head
+        key = (endpoint.name, endpoint.tenant, loaded.model, loaded.version, target.arm, call.protocol)
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _HEADS_MAX:
+                self._kinds.clear()
+            kind = self._kinds[key] = RunKind(
+                endpoint.name,
+                target.version_text,
+                target.arm,
+                call.protocol,
+                _head(call),
+                rows.dtype.str,
+                "" if scores is None else scores.dtype.str,
+                "" if labels is None else labels.dtype.str,
+            )
+        return kind
+
+
+def encode_pieces(pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """Encode what waited, in its order, one record at a time."""
+    for kind, group in itertools.groupby(pieces, _kind_of):
+        if kind is None:
+            yield from (piece for piece in group if isinstance(piece, bytes))
+        else:
+            yield from _encode_runs(kind, [piece for piece in group if isinstance(piece, RowsRun)])
+
+
+def _kind_of(piece: Piece) -> RunKind | None:
+    return None if isinstance(piece, bytes) else piece.kind
+
+
+def _encode_runs(kind: RunKind, runs: list[RowsRun]) -> Iterator[bytes]:
+    count = sum(len(run.ids) for run in runs)
+    values = _texts(b"".join([run.rows for run in runs]), kind.dtype, (count, -1))
+    scores = _texts(b"".join([run.scores for run in runs]), kind.score_dtype, (count, 1)) or [b""] * count
+    labels = _texts(b"".join([run.labels for run in runs]), kind.label_dtype, (count, 1))
+    classes = [b"[%b]" % label for label in labels] or [b"null"] * count
+    head = kind.head
+    place = 0
+    for run in runs:
+        ended, offset = run.ended, run.offset
+        for record_id, principal, trace, began in zip(run.ids, run.principals, run.traces, run.began, strict=True):
+            second, microsecond = divmod(int((began + offset) * 1e6), 1_000_000)
+            yield (
+                b'%b%b,"id":"%b","principal":%b,"at":"%b.%06dZ","values":[[%b]],"score":[%b],"label":%b,"latency_ms":%b}'
+                % (
+                    head,
+                    b"" if trace is None else b',"trace_id":%b' % orjson.dumps(trace),
+                    record_id.encode(),
+                    _json_text(principal),
+                    _second_text(second),
+                    microsecond,
+                    values[place],
+                    scores[place],
+                    classes[place],
+                    repr(round((ended - began) * 1e3, 3)).encode(),
+                )
+            )
+            place += 1
+
+
+def _texts(data: bytes, dtype: str, shape: tuple[int, int]) -> list[bytes]:
+    """Print rows of numbers as JSON without brackets; none where there is no dtype."""
+    if not dtype:
+        return []
+    array = np.frombuffer(data, dtype).reshape(shape)
+    return orjson.dumps(array, option=_WRITE)[2:-2].split(b"],[")
+
+
+@lru_cache(_HEADS_MAX)
+def _json_text(text: str) -> bytes:
+    return orjson.dumps(text)
+
+
+@lru_cache(_SECONDS_MAX)
+def _second_text(second: int) -> bytes:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+def encode_call(call: Call) -> bytes:
+    """Encode any one request."""
+    offset = time.time() - time.monotonic()
+    document = orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)
+    return _head(call) + b"," + document[1:]
+
+
+def _head(call: Call) -> bytes:
+    """Encode the members that a call shares with others of its kind, without the closing brace."""
+    target = call.target
+    document = {
+        "endpoint": target.endpoint.name,
+        "model": target.loaded.model,
+        "model_version": target.loaded.version,
+        "arm": target.arm,
+        "tenant": target.endpoint.tenant,
+        "protocol": call.protocol,
+        "columns": _columns(target.loaded, call.feeds_as_sent),
+    }
+    return orjson.dumps(document)[:-1]
 
 
 def _plain(value: Any) -> Any:
@@ -125,6 +230,7 @@ def _document(call: Call, offset: float) -> dict[str, Any]:
         labels = loaded.labels(outputs, call.output_names)
     return {
         "id": call.prediction_id,
+        "principal": call.admission.caller.subject_id,
         "at": datetime.fromtimestamp(call.began + offset, UTC),
         "values": _values(loaded, call.feeds_as_sent),
         "entities": None if call.features is None else call.features.entities,

@@ -1,16 +1,18 @@
-"""What a killed process leaves behind: every prediction record since the last flush, in a file of its own.
+"""What a killed process leaves behind: everything logged since the last flush, in a file of its own.
 
-A record is written here before its answer leaves, in one system call for all requests that ran together. The page cache
-keeps what was written when the process dies; only the machine's own end can lose it. Two segments take turns: while one
-is on its way to the stream, new records go to the other. What a dead process left is read back at the next start; a
-record that had reached the stream as well is known to the consumer by its id.
+What is to be logged is written here before the answer leaves, in one system call for all requests that ran together.
+The page cache keeps what was written when the process dies; only the machine's own end can lose it. Two segments take
+turns: while one is on its way to the stream, new pieces go to the other. What a dead process left is read back at the
+next start; a record that had reached the stream as well is known to the consumer by its id.
 """
 
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
 _SEGMENTS: Final = ("a", "b")
+_HEAD: Final = struct.Struct("<I")
 
 
 class Journal:
@@ -28,19 +30,24 @@ class Journal:
         self.failures = 0
 
     def left_behind(self) -> list[bytes]:
-        """Read what an earlier process wrote and never finished: JSON records joined by commas, one piece a line."""
+        """Read the pieces that an earlier process wrote and never finished; a tail cut short is dropped."""
         pieces: list[bytes] = []
         for file in self._files:
             data = os.pread(file, os.fstat(file).st_size, 0)
-            whole, end, _torn = data.rpartition(b"\n")
-            pieces += whole.split(b"\n") if end else []
+            at = 0
+            while at + _HEAD.size <= len(data):
+                end = at + _HEAD.size + _HEAD.unpack_from(data, at)[0]
+                if end > len(data):
+                    break
+                pieces.append(data[at + _HEAD.size : end])
+                at = end
         return pieces
 
-    def write(self, records: bytes) -> None:
-        """Add records to the open segment; a disk that refuses is counted, and never an answer's business."""
-        line = records + b"\n"
+    def write(self, piece: bytes) -> None:
+        """Add a piece to the open segment; a disk that refuses is counted, and never an answer's business."""
+        entry = _HEAD.pack(len(piece)) + piece
         try:
-            if not self._files or os.write(self._files[self._at], line) != len(line):
+            if not self._files or os.write(self._files[self._at], entry) != len(entry):
                 self.failures += 1
         except OSError:
             self.failures += 1
