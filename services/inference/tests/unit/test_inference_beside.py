@@ -184,3 +184,36 @@ def test_overload_is_shed_with_a_time_to_come_back(server: Any) -> None:
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["code"] == "overloaded"
     assert ask(server, body()).status_code == 200
+
+
+GOOD_TENSOR = '{"name":"input","shape":[1,4],"datatype":"FP32","data":%s}'
+BOMBS = {
+    "very many keys": '{"inputs":[],' + ",".join(f'"k{i}":0' for i in range(90_000)) + "}",
+    "very many parameters": '{"parameters":{' + ",".join(f'"k{i}":0' for i in range(90_000)) + '},"inputs":[]}',
+    "a number of many digits": '{"inputs":[' + GOOD_TENSOR % ("[" + "9" * 100_000 + ",1,1,1]") + "]}",
+    "a tiny exponent bomb": '{"inputs":[' + GOOD_TENSOR % "[1e999999999,1,1,1]" + "]}",
+    "deep arrays": '{"inputs":[' + GOOD_TENSOR % ("[" * 50_000) + "]}",
+    "deep nested data": '{"inputs":[' + GOOD_TENSOR % ("[" * 200 + "1" + "]" * 200) + "]}",
+    "deep objects": '{"parameters":' + '{"a":' * 50_000,
+    "many tensors": '{"inputs":[' + ",".join([GOOD_TENSOR % "[1,1,1,1]"] * 5_000) + "]}",
+    "many dimensions": '{"inputs":[{"name":"input","shape":[' + "1," * 100_000 + '1],"datatype":"FP32","data":[1]}]}',
+    "a shape that overflows": '{"inputs":[{"name":"input","shape":[4294967296,4294967296],'
+    '"datatype":"FP32","data":[]}]}',
+    "many outputs": '{"inputs":['
+    + GOOD_TENSOR % "[1,1,1,1]"
+    + '],"outputs":['
+    + '{"name":"x"},' * 20_000
+    + '{"name":"x"}]}',
+    "a long id": '{"id":5,"inputs":[' + GOOD_TENSOR % "[1,1,1,1]" + "]}",
+}
+
+
+@pytest.mark.parametrize("what", sorted(BOMBS))
+def test_bombs_are_refused_and_the_server_goes_on(server: Any, what: str) -> None:
+    url = server.url + INFER
+    answer = httpx.post(url, content=BOMBS[what].encode(), headers=HEADERS, timeout=10)
+    assert answer.status_code in {400, 413}, answer.text[:200]
+    document = answer.json()
+    assert document["error"] == document["detail"]
+    assert len(answer.content) < 3_000
+    assert ask(server, body()).status_code == 200

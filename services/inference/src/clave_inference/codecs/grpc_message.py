@@ -13,6 +13,8 @@ from google.protobuf.message import DecodeError
 
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.tensors import (
+    PARAMETERS_MAX,
+    TENSORS_MAX,
     InferenceAnswer,
     InferenceRequest,
     RequestedOutput,
@@ -58,6 +60,10 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
     Raises:
         InvalidInferRequest: A tensor is malformed.
     """
+    if len(message.inputs) > TENSORS_MAX or len(message.outputs) > TENSORS_MAX:
+        raise InvalidInferRequest("message", f"has more than {TENSORS_MAX} inputs or outputs.")
+    if len(message.parameters) > PARAMETERS_MAX:
+        raise InvalidInferRequest("parameters", f"are more than {PARAMETERS_MAX}.")
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidInferRequest(

@@ -5,7 +5,7 @@ which must not pass through a float; booleans; strings; nested lists) takes a se
 faults worded. `null` is a missing value and becomes NaN. The literals NaN and Infinity are not JSON and are refused.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -16,6 +16,8 @@ from clave_inference.domain.datatypes import BYTES, FLOATS, NUMPY_DTYPES
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.tensors import (
     ELEMENTS_MAX,
+    PARAMETERS_MAX,
+    TENSORS_MAX,
     InferenceAnswer,
     InferenceRequest,
     RequestedOutput,
@@ -24,6 +26,8 @@ from clave_inference.domain.tensors import (
 )
 
 _SHARED_MEMORY = "shared_memory_"
+_TENSORS = msgspec.Meta(max_length=TENSORS_MAX)
+_PARAMETERS = msgspec.Meta(max_length=PARAMETERS_MAX)
 
 
 class PlainTensor(msgspec.Struct, gc=False):
@@ -39,9 +43,9 @@ class PlainTensor(msgspec.Struct, gc=False):
 class PlainRequest(msgspec.Struct, gc=False):
     """A request whose tensors are all plain."""
 
-    inputs: list[PlainTensor] = []
+    inputs: Annotated[list[PlainTensor], _TENSORS] = []
     id: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
     outputs: list[Any] | None = None
 
 
@@ -52,23 +56,23 @@ class TensorDocument(msgspec.Struct):
     shape: list[int]
     datatype: str
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
 
 
 class OutputDocument(msgspec.Struct):
     """An output as the caller asks for it."""
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
 
 
 class RequestDocument(msgspec.Struct):
     """The JSON part of any request."""
 
-    inputs: list[TensorDocument] = []
+    inputs: Annotated[list[TensorDocument], _TENSORS] = []
     id: str | None = None
-    parameters: dict[str, Any] | None = None
-    outputs: list[OutputDocument] | None = None
+    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
+    outputs: Annotated[list[OutputDocument], _TENSORS] | None = None
 
 
 _decode_plain = msgspec.json.Decoder(PlainRequest).decode

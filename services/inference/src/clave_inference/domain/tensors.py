@@ -17,6 +17,9 @@ from clave_inference.domain.errors import InvalidInferRequest
 RANK_MAX: Final = 8
 ELEMENTS_MAX: Final = 1 << 22
 """Elements of one tensor; 4 Mi float32 are 16 MiB, above any accepted body."""
+TENSORS_MAX: Final = 256
+"""Inputs, and requested outputs, of one request."""
+PARAMETERS_MAX: Final = 1_000
 NAME_CHARACTERS_MAX: Final = 256
 
 
