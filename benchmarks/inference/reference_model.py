@@ -16,7 +16,7 @@ BODIES = 64
 
 def make(folder: Path) -> None:
     """Train, export and write request bodies, unless that was done before."""
-    if (folder / "model.onnx").exists():
+    if (folder / "model.onnx").exists() and (folder / "mlflow.bodies").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
@@ -35,12 +35,15 @@ def make(folder: Path) -> None:
 
 
 def write_bodies(folder: Path, rows: np.ndarray) -> None:
-    """Write one request per row, as JSON and as a gRPC message."""
-    records: dict[str, list[bytes]] = {"json": [], "grpc": []}
+    """Write one request per row: as JSON, as a gRPC message, and in the peers' own shapes."""
+    records: dict[str, list[bytes]] = {"json": [], "grpc": [], "bentoml": [], "mlflow": []}
     for row in rows:
         data = [None if np.isnan(value) else float(value) for value in row]
         tensor = {"name": "input", "shape": [1, COLUMNS], "datatype": "FP32", "data": data}
         records["json"].append(orjson.dumps({"inputs": [tensor]}))
+        numbers = [0.5 if value is None else value for value in data]  # their JSON knows no missing values
+        records["bentoml"].append(orjson.dumps({"data": [numbers]}))
+        records["mlflow"].append(orjson.dumps({"inputs": [numbers]}))
         message = pb.ModelInferRequest(model_name="churn")
         message.inputs.add(name="input", datatype="FP32", shape=[1, COLUMNS])
         message.raw_input_contents.append(row.tobytes())

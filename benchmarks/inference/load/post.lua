@@ -1,6 +1,8 @@
 -- wrk: POST the records of $BODIES in turn to $TARGET_PATH with the headers of $HEADERS; print one JSON line.
--- A record is its length in decimal, a line feed, and that many bytes.
+-- A record is its length in decimal, a line feed, and that many bytes. With $PAUSE_MS every connection waits between
+-- its requests, exponentially distributed around that mean: a load below saturation instead of a closed loop.
 local requests, turn = {}, 0
+local pause_ms = tonumber(os.getenv("PAUSE_MS") or "0")
 
 function init(_)
   local headers = {}
@@ -15,6 +17,12 @@ end
 function request()
   turn = turn % #requests + 1
   return requests[turn]
+end
+
+if pause_ms > 0 then
+  function delay()
+    return math.floor(-math.log(1 - math.random()) * pause_ms + 0.5)
+  end
 end
 
 function done(summary, latency, _)

@@ -47,11 +47,13 @@ from clave_inference.services.registry_watch import RegistryOverHttp, RegistryWa
 from clave_inference.settings import Settings
 from clave_inference.storage.artifact_cache import ArtifactCache
 from clave_inference.storage.journal import Journal
+from clave_inference.storage.metrics_board import MetricsBoard
 from clave_inference.storage.spool import Spool
 
 SERVICE = "inference"
 _log = get_logger(__name__)
 _FORGET_CHECK_S = 0.2
+_POST_S = 1.0
 _DRAIN_LOOK_S = 0.01
 _START_LOOK_S = 0.05
 _START_S_MAX = 30.0
@@ -73,6 +75,8 @@ class Parts:
     log: PredictionLog
     executor: ThreadPoolExecutor
     watch: RegistryWatch
+    metrics: PredictionMetrics
+    board: MetricsBoard | None = None
     draining: bool = False
 
     def ready(self) -> bool:
@@ -90,10 +94,16 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane], 
     Returns:
         Its application, the protocol class that uvicorn should serve it with, and what to call when it is to end.
     """
-    metrics = PredictionMetrics()
+    board = None
+    if settings.workers > 1:
+        board = MetricsBoard(settings.data_dir / "metrics", worker=worker, run=os.getppid())
+    metrics = PredictionMetrics() if board is None else PredictionMetrics(board.siblings)
+    if board is not None and (before := board.own()) is not None:
+        metrics.carry_on(before)
     registry = CollectorRegistry()
     registry.register(metrics)
     parts = _parts(settings, metrics, worker)
+    parts.board = board
     app = create_service_app(
         service=SERVICE,
         version=__version__,
@@ -202,6 +212,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         log,
         executor,
         RegistryWatch(deployment, redis=redis, poll_s=settings.poll_s),
+        metrics,
     )
 
 
@@ -223,6 +234,8 @@ async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
     background.add("registry_events", partial(parts.watch.listen, background, "registry_events"))
     background.add("prediction_log", partial(parts.log.run, background, "prediction_log"))
     background.add("revocations", partial(_forget_on_change, parts))
+    if parts.board is not None:
+        background.add("metrics", partial(_post_metrics, parts, parts.board))
     async with background:
         if parts.settings.workers > 1:
             await _wait_until_ready(parts)
@@ -280,6 +293,13 @@ async def _forget_on_change(parts: Parts) -> None:
             revision = current
             parts.admissions.forget()
         await asyncio.sleep(_FORGET_CHECK_S)
+
+
+async def _post_metrics(parts: Parts, board: MetricsBoard) -> None:
+    """Let the other processes of the port know this one's figures."""
+    while True:
+        board.post(parts.metrics.counts())
+        await asyncio.sleep(_POST_S)
 
 
 def _grpc_server(parts: Parts) -> ProtocolServer | None:

@@ -39,7 +39,9 @@ _TARGETS_MAX: Final = 1_000
 _PLANS_MAX: Final = 4_096
 _PLAN_BYTES_MAX: Final = 2_048
 _HEAD_END: Final = b"\r\n\r\n"
-_ONE_OF_A_KIND: Final = frozenset({b"traceparent", b"x-request-id", b"grpc-timeout"})
+_ONE_OF_A_KIND: Final = frozenset({b"traceparent", b"grpc-timeout"})
+_REQUEST_ID: Final = b"\r\nx-request-id: "
+_REQUEST_ID_CHARACTERS_MAX: Final = 64
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _SINGLE: Final = frozenset({b"authorization", b"inference-header-content-length", b"content-length"})
 _OK: Final = b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\n%bcontent-length: %d\r\n\r\n%b"
@@ -106,6 +108,22 @@ class Plan:
         self.bridged = bridged
 
 
+def plan_key(head: bytes) -> bytes:
+    """Leave the edge's request id out of a head: nothing depends on it, and it differs each time.
+
+    Only a plain id is left out. Anything else could be more than a value, a second header behind a bare line feed say,
+    and is the parser's to judge.
+    """
+    at = head.find(_REQUEST_ID)
+    if at < 0:
+        return head
+    end = head.find(b"\r\n", at + len(_REQUEST_ID))
+    value = head[at + len(_REQUEST_ID) : end]
+    if len(value) > _REQUEST_ID_CHARACTERS_MAX or not value.replace(b"-", b"").isalnum():
+        return head
+    return head[:at] + head[end:]
+
+
 class Lane(HttpToolsProtocol):
     """See the module; made by `lane_for`."""
 
@@ -142,7 +160,7 @@ class Lane(HttpToolsProtocol):
         cycle = self.cycle
         if self._between and (cycle is None or cycle.response_complete):
             end = data.find(_HEAD_END) + 4
-            plan = self.plans.get((self._whence, data[:end]))
+            plan = self.plans.get((self._whence, plan_key(data[:end])))
             if plan is None:
                 self._arrived = data
             elif len(data) - end == plan.length and not self._ending and not self.flow.write_paused:
@@ -261,10 +279,13 @@ class Lane(HttpToolsProtocol):
         if data is None or not body or self._ending or not _ONE_OF_A_KIND.isdisjoint(self._headers_found):
             return
         end = data.find(_HEAD_END) + 4
+        key = plan_key(data[:end])
+        if b"x-request-id" in self._headers_found and len(key) == end:
+            return  # another id each time, in a form that is not left out
         if len(data) - end == len(body) and end <= _PLAN_BYTES_MAX:
             if len(self.plans) >= _PLANS_MAX:
                 self.plans.clear()
-            self.plans[(self._whence, data[:end])] = plan
+            self.plans[(self._whence, key)] = plan
 
     def _ask(self, plan: Plan, body: bytes) -> None:
         self._bridged = plan.bridged

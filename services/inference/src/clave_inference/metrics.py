@@ -1,7 +1,8 @@
 """Counts of predictions in plain integers, shown to Prometheus by a collector of our own.
 
 `labels()` of the client library costs 3 us a call and an ordinary histogram as much again; the hot path instead adds
-to lists that it finds by a tuple, and the text is made when somebody scrapes. Labels are bounded by what is served:
+to lists that it finds by a tuple, and the text is made when somebody scrapes. Where several processes share a port, a
+scrape meets any one of them; it answers for all (`storage.metrics_board`). Labels are bounded by what is served:
 callers cannot invent values.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.core import (
@@ -29,6 +31,8 @@ LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 SCORE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _SERIES_MAX: Final = 5_000
+
+LOG_FATES: Final = ("streamed", "spooled", "dropped")
 
 RequestLabels = tuple[str, str, str, str, str]
 ScoreLabels = tuple[str, str, str]
@@ -58,6 +62,12 @@ class Buckets:
         self.counts = [held + more for held, more in zip(self.counts, found, strict=True)]
         self.total += float(array.sum())
 
+    def add_counts(self, numbers: list[int], total: float) -> None:
+        """Add what another histogram of the same bounds counted."""
+        if len(numbers) == len(self.counts):
+            self.counts = [held + more for held, more in zip(self.counts, numbers, strict=True)]
+            self.total += total
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Give (upper bound, count up to it), as Prometheus wants them."""
         rows: list[tuple[str, float]] = []
@@ -78,10 +88,36 @@ class Gauges:
     versions: Callable[[], Iterable[tuple[str, int, str]]]
 
 
-class PredictionMetrics(Collector):
-    """The figures of one process."""
+class Counts(msgspec.Struct):
+    """The figures of a process at one moment; those of several processes add up.
 
-    def __init__(self) -> None:
+    Attributes:
+        requests: Bucket counts and sum of seconds, by the labels of a request.
+        scores: Bucket counts and sum, by endpoint, version and arm.
+        rows: By endpoint and version.
+        batches: Bucket counts and sum of rows.
+        log: Records of the prediction log, by `LOG_FATES`.
+    """
+
+    requests: list[tuple[RequestLabels, list[int], float]] = []
+    scores: list[tuple[ScoreLabels, list[int], float]] = []
+    rows: list[tuple[tuple[str, str], int]] = []
+    batches: tuple[list[int], float] = ([], 0.0)
+    log: tuple[int, int, int] = (0, 0, 0)
+    queued_rows: int = 0
+    log_waiting: int = 0
+
+
+class PredictionMetrics(Collector):
+    """The figures of one process, or of all that share its port.
+
+    Args:
+        siblings: Gives the figures of the other processes at the moment of a scrape.
+    """
+
+    def __init__(self, siblings: Callable[[], Iterable[Counts]] = lambda: ()) -> None:
+        self._siblings = siblings
+        self._log_before = (0, 0, 0)
         self._requests: dict[RequestLabels, Buckets] = {}
         self._scores: dict[ScoreLabels, Buckets] = {}
         self._rows: dict[tuple[str, str], int] = {}
@@ -160,44 +196,91 @@ class PredictionMetrics(Collector):
         """Give the rows that a version answered on an endpoint."""
         return self._rows.get((endpoint, version), 0)
 
+    def counts(self) -> Counts:
+        """Take the figures of this process."""
+        gauges = self.gauges
+        log = (0, 0, 0) if gauges is None else gauges.log_counts()
+        before = self._log_before
+        return Counts(
+            requests=[(labels, list(held.counts), held.total) for labels, held in list(self._requests.items())],
+            scores=[(labels, list(held.counts), held.total) for labels, held in list(self._scores.items())],
+            rows=list(self._rows.items()),
+            batches=(list(self.batches.counts), self.batches.total),
+            log=(log[0] + before[0], log[1] + before[1], log[2] + before[2]),
+            queued_rows=0 if gauges is None else gauges.queued_rows(),
+            log_waiting=0 if gauges is None else gauges.log_waiting(),
+        )
+
+    def carry_on(self, counts: Counts) -> None:
+        """Begin where a predecessor ended: a counter that went back would read as a burst."""
+        for labels, numbers, total in counts.requests:
+            _add(self._requests, labels, LATENCY_BUCKETS_S, numbers, total)
+        for score_labels, numbers, total in counts.scores:
+            _add(self._scores, score_labels, SCORE_BUCKETS, numbers, total)
+        for key, count in counts.rows:
+            self._rows[key] = self._rows.get(key, 0) + count
+        self.batches.add_counts(*counts.batches)
+        before = self._log_before
+        self._log_before = (before[0] + counts.log[0], before[1] + counts.log[1], before[2] + counts.log[2])
+
     def collect(self) -> Iterable[Metric]:
-        """Make the metric families of this moment."""
+        """Make the metric families of this moment, over all processes that share the port."""
+        own = self.counts()
+        everybody = PredictionMetrics()
+        queued = waiting = 0
+        for counts in (own, *self._siblings()):
+            everybody.carry_on(counts)
+            queued += counts.queued_rows
+            waiting += counts.log_waiting
+        yield from everybody.histograms()
+        if self.gauges is None:
+            return
+        yield GaugeMetricFamily("clave_inference_queued_rows", "Rows that wait.", value=queued)
+        yield GaugeMetricFamily(
+            "clave_prediction_log_waiting", "Records and entries not yet on the stream.", value=waiting
+        )
+        log = CounterMetricFamily("clave_prediction_log_records", "Records of the log.", labels=["fate"])
+        for fate, count in zip(LOG_FATES, everybody.counts().log, strict=True):
+            log.add_metric([fate], count)
+        yield log
+        yield self._versions(self.gauges)
+
+    def histograms(self) -> Iterable[Metric]:
+        """Make the families of what was answered."""
         durations = HistogramMetricFamily(
             "clave_inference_duration_seconds",
             "From the request's last byte to the answer.",
             labels=["endpoint", "version", "arm", "protocol", "code"],
         )
-        for labels, buckets in list(self._requests.items()):
+        for labels, buckets in self._requests.items():
             durations.add_metric(labels, buckets.cumulative(), buckets.total)
         yield durations
         rows = CounterMetricFamily("clave_predictions", "Rows answered or refused.", labels=["endpoint", "version"])
-        for key, count in list(self._rows.items()):
+        for key, count in self._rows.items():
             rows.add_metric(key, count)
         yield rows
         scores = HistogramMetricFamily("clave_prediction_score", "Scores given.", labels=["endpoint", "version", "arm"])
-        for score_labels, buckets in list(self._scores.items()):
+        for score_labels, buckets in self._scores.items():
             scores.add_metric(score_labels, buckets.cumulative(), buckets.total)
         yield scores
         batches = HistogramMetricFamily("clave_inference_batch_rows", "Rows computed in one run.")
         batches.add_metric([], self.batches.cumulative(), self.batches.total)
         yield batches
-        yield from self._gauges()
 
-    def _gauges(self) -> Iterable[Metric]:
-        gauges = self.gauges
-        if gauges is None:
-            return
-        yield GaugeMetricFamily("clave_inference_queued_rows", "Rows that wait.", value=gauges.queued_rows())
-        yield GaugeMetricFamily(
-            "clave_prediction_log_waiting", "Records and entries not yet on the stream.", value=gauges.log_waiting()
-        )
-        log = CounterMetricFamily("clave_prediction_log_records", "Records of the log.", labels=["fate"])
-        for fate, count in zip(("streamed", "spooled", "dropped"), gauges.log_counts(), strict=True):
-            log.add_metric([fate], count)
-        yield log
+    @staticmethod
+    def _versions(gauges: Gauges) -> Metric:
         loaded = GaugeMetricFamily(
             "clave_inference_model_version", "Versions by state.", labels=["model", "version", "state"]
         )
         for model, version, state in gauges.versions():
             loaded.add_metric([model, str(version), state], 1)
-        yield loaded
+        return loaded
+
+
+def _add(
+    held: dict[Any, Buckets], labels: tuple[str, ...], bounds: Sequence[float], numbers: list[int], total: float
+) -> None:
+    buckets = held.get(labels)
+    if buckets is None:
+        buckets = held[labels] = Buckets(bounds)
+    buckets.add_counts(numbers, total)

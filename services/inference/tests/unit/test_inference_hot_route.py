@@ -4,11 +4,13 @@ import gzip
 import json
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from clave_inference.lane import plan_key
 
 HEADERS = {"authorization": "Bearer good"}
 ROW = [0.1, 0.2, None, 0.4]
@@ -208,6 +210,59 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
     assert places == sorted(places)
 
 
+def kept(server: Any, requests: list[bytes]) -> list[bytes]:
+    """Send requests one after the other on one connection, each in one piece."""
+    answers = []
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for request in requests:
+            connection.sendall(request)
+            received = b""
+            while not (received.startswith(b"HTTP/1.1 ") and complete(received)):
+                received += connection.recv(65536)
+            answers.append(received)
+    return answers
+
+
+def test_a_head_seen_before_is_answered_like_the_first(server: Any) -> None:
+    bodies = [json.dumps(request_body(id=f"r{number}")).encode() for number in range(4)]
+    for number, answer in enumerate(kept(server, [raw_request(body) for body in bodies])):
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b'"id":"r%d"' % number in answer
+
+
+def test_what_follows_a_head_seen_before_is_judged_anew(server: Any) -> None:
+    good = json.dumps(request_body()).encode()
+    bad = good.replace(b"0.1", b"nan")
+    wrong_key = raw_request(good).replace(b"Bearer good", b"Bearer evil")
+    cut = raw_request(good)
+    answers = kept(server, [raw_request(good), raw_request(bad), wrong_key, raw_request(good)])
+    assert [answer[9:12] for answer in answers] == [b"200", b"400", b"401", b"200"]
+    two = kept(server, [raw_request(good), cut + cut[:40]])
+    assert two[1].startswith(b"HTTP/1.1 200")
+
+
+def test_request_ids_of_an_edge_do_not_matter_and_other_headers_do(server: Any) -> None:
+    body = json.dumps(request_body()).encode()
+    requests = [raw_request(body, b"x-request-id: 00-%d" % number) for number in range(3)]
+    folded = raw_request(body, b"x-request-id: 1\ntransfer-encoding: chunked")
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in kept(server, requests))
+    assert plan_key(folded[: -len(body)]) == folded[: -len(body)]
+    assert plan_key(requests[0]) == plan_key(requests[1])
+
+
+def test_rows_of_many_callers_come_back_to_their_own(server: Any) -> None:
+    def one(number: int) -> tuple[int, dict[str, Any]]:
+        body = request_body(id=str(number))
+        body["inputs"][0]["data"] = [number / 10, 0.0, 0.0, 0.0]
+        return number, ask(server, body).json()
+
+    with ThreadPoolExecutor(8) as threads:
+        for number, answer in threads.map(one, range(40)):
+            assert answer["id"] == str(number)
+            scores = next(output for output in answer["outputs"] if output["name"] == "probabilities")["data"]
+            assert scores[1] == pytest.approx(1 / (1 + np.exp(-number / 10)), abs=1e-6)
+
+
 def test_connection_close_and_http_1_0_close(server: Any) -> None:
     body = json.dumps(request_body()).encode()
     for data in (raw_request(body, b"connection: close"), raw_request(body, version=b"HTTP/1.0")):
@@ -260,7 +315,10 @@ def test_the_rate_limit_answers_429_with_its_headers(server: Any) -> None:
     from clave_common.access.model import RateLimit
 
     server.bench.point.limit = RateLimit(per_minute=1, burst=3)
-    statuses = [ask(server, request_body()).status_code for _ in range(5)]
+    first = ask(server, request_body())
+    assert first.headers["ratelimit-policy"] == '"rows";q=1;w=60'
+    assert first.headers["ratelimit"].startswith('"rows";r=2;t=')
+    statuses = [first.status_code] + [ask(server, request_body()).status_code for _ in range(4)]
     assert statuses[:3] == [200, 200, 200]
     assert statuses[4] == 429
     refused = ask(server, request_body())

@@ -1,0 +1,143 @@
+"""Figures of several processes add up, limits hold together, and what a killed process logged comes back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clave_inference.domain.limits import Bucket, RowBudget, Spend
+from clave_inference.metrics import Counts, PredictionMetrics
+from clave_inference.runtime.row_ledger import RowLedger
+from clave_inference.services.prediction_log import PredictionLog
+from clave_inference.services.prediction_records import RowsRun, RunKind
+from clave_inference.storage.journal import Journal
+from clave_inference.storage.metrics_board import MetricsBoard
+from clave_inference.storage.spool import Spool
+from prometheus_client import CollectorRegistry, generate_latest
+
+KIND = RunKind("churn", "1", "live", "rest", b'{"endpoint":"churn"', "<f4", "<f4", "")
+
+
+def rows_run(*ids: str) -> RowsRun:
+    count = len(ids)
+    rows = np.arange(count * 2, dtype=np.float32)
+    scores = np.full(count, 0.25, np.float32)
+    return RowsRun(
+        KIND,
+        list(ids),
+        ["app:web"] * count,
+        [None] * count,
+        [1.0] * count,
+        1.002,
+        1e9,
+        rows.tobytes(),
+        scores.tobytes(),
+        b"",
+    )
+
+
+def answered(metrics: PredictionMetrics, *ids: str) -> None:
+    metrics.succeeded_together([rows_run(*ids)])
+
+
+def test_a_scrape_of_one_process_tells_of_all(tmp_path: Path) -> None:
+    boards = [MetricsBoard(tmp_path, worker=number, run=7) for number in range(2)]
+    first, second = PredictionMetrics(boards[0].siblings), PredictionMetrics(boards[1].siblings)
+    answered(first, "a", "b")
+    answered(second, "c")
+    for board, metrics in zip(boards, (first, second), strict=True):
+        board.post(metrics.counts())
+    for metrics in (first, second):
+        registry = CollectorRegistry()
+        registry.register(metrics)
+        text = generate_latest(registry).decode()
+        assert 'clave_predictions_total{endpoint="churn",version="1"} 3.0' in text
+        assert 'clave_prediction_score_sum{arm="live",endpoint="churn",version="1"} 0.75' in text
+        series = 'arm="live",code="200",endpoint="churn",protocol="rest",version="1"'
+        assert f"clave_inference_duration_seconds_count{{{series}}} 3.0" in text
+
+
+def test_a_replaced_process_goes_on_counting_and_another_run_starts_at_nothing(tmp_path: Path) -> None:
+    metrics = PredictionMetrics()
+    answered(metrics, "a", "b")
+    MetricsBoard(tmp_path, worker=0, run=7).post(metrics.counts())
+    before = MetricsBoard(tmp_path, worker=0, run=7).own()
+    assert before is not None
+    successor = PredictionMetrics()
+    successor.carry_on(before)
+    answered(successor, "c")
+    assert successor.rows("churn", "1") == 3
+    assert MetricsBoard(tmp_path, worker=0, run=8).own() is None
+    assert list(MetricsBoard(tmp_path, worker=1, run=8).siblings()) == []
+    assert isinstance(successor.counts(), Counts)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def spent(ledger: RowLedger, budget: RowBudget, clock: Clock, attempts: int) -> int:
+    granted = 0
+    for _ in range(attempts):
+        while (outcome := budget.spend(1, clock.now)) is Spend.ASK:
+            await ledger.draw(budget, 1)
+        granted += outcome is Spend.GRANTED
+    return granted
+
+
+async def test_a_request_needs_room_in_every_bucket_and_takes_from_all_or_none() -> None:
+    clock = Clock()
+    ledger = RowLedger(None, now=clock)
+    model = Bucket("model", 1.0, 15.0, "rows-model")
+    one = RowBudget((Bucket("a", 1.0, 10.0), model))
+    other = RowBudget((Bucket("b", 1.0, 10.0), model))
+    assert await spent(ledger, one, clock, 12) == 10
+    assert one.refused_by.name == "rows"
+    assert await spent(ledger, other, clock, 12) == 5
+    assert other.refused_by.name == "rows-model"
+    clock.now += 3.0
+    assert await spent(ledger, other, clock, 12) == 3  # its own bucket still held five: nothing was taken in vain
+    assert other.standing(clock.now).bucket.name == "rows-model"
+
+
+async def test_what_a_killed_process_logged_comes_back(bench: Any, tmp_path: Path) -> None:
+    killed = Journal(tmp_path / "j")
+    log = log_with(bench, tmp_path, killed)
+    log._take(rows_run("a", "b"), 2)
+    log._take(b'{"id":"c","latency_ms":1}', 1)
+    journal = Journal(tmp_path / "j")
+    with (tmp_path / "j.a").open("ab") as file:
+        file.write(b"\xff\0\0\0torn")
+    again = log_with(bench, tmp_path, journal)
+    assert again.spooled == 3
+    await again._replay()
+    records = bench.stream.records()
+    assert [record["id"] for record in records] == ["a", "b", "c"]
+    assert records[1]["values"] == [[2.0, 3.0]]
+    assert records[0]["score"] == [0.25]
+    assert records[0]["latency_ms"] == 2.0
+    assert journal.left_behind() == []
+
+
+async def test_a_flush_leaves_nothing_in_the_journal_but_what_came_since(bench: Any, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    log = log_with(bench, tmp_path, journal)
+    log._take(rows_run("a"), 1)
+    await log.flush()
+    log._take(rows_run("b"), 1)
+    assert len(journal.left_behind()) == 1
+    await log.close()
+    assert [record["id"] for record in bench.stream.records()] == ["a", "b"]
+
+
+def log_with(bench: Any, folder: Path, journal: Journal) -> PredictionLog:
+    return PredictionLog(
+        stream=bench.stream,
+        spool=Spool(folder / "s.log", bytes_max=1 << 20),
+        journal=journal,
+        metrics=bench.metrics,
+        flush_after_s=0.0,
+        buffered_max=100,
+    )
