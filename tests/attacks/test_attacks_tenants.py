@@ -16,8 +16,9 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 PARAMETER = re.compile(r"\{(\w+)\}")
 REGISTRY = "/api/registry/v1"
 MLFLOW = "/api/2.0/mlflow"
-# Definitions, windows, alerts and the policy belong to the installation, not to a tenant; docs/edge.md says so.
 TENANT_SERVICES = ("registry", "gateway", "inference")
+# These hold the data of the installation's own tenant; docs/edge.md says so.
+ONE_TENANT_SERVICES = ("features", "monitor", "trainer")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_mlflows_routes_do_not_either(
 LISTS = (
     f"{REGISTRY}/models", f"{REGISTRY}/endpoints", f"{REGISTRY}/webhooks", "/api/gateway/v1/keys",
     "/api/gateway/v1/bindings", "/api/gateway/v1/principals", "/api/gateway/v1/audit", "/api/gateway/v1/audit/export",
-    "/api/gateway/v1/decisions", "/api/trainer/v1/runs", "/v2/models", f"{MLFLOW}/registered-models/search",
+    "/api/gateway/v1/decisions", "/v2/models", f"{MLFLOW}/registered-models/search",
     f"{MLFLOW}/experiments/search?max_results=100",
 )  # fmt: skip
 
@@ -190,3 +191,20 @@ def test_nothing_of_the_victim_changed(owner: httpx.Client, owned: dict[str, str
     assert run["lifecycle_stage"] == "active"
     keys = made(owner.get("/api/gateway/v1/keys", params={"page_size": 200}))["keys"]
     assert next(key for key in keys if key["id"] == owned["key_id"])["revoked_at"] is None
+
+
+@pytest.mark.parametrize("service", ONE_TENANT_SERVICES)
+def test_services_of_one_tenant_refuse_a_rival_on_every_route(stack: Stack, rival: Rival, service: str) -> None:
+    root = stack.services[service]["http"]
+    document = httpx.get(f"{root}/api/{service}/v1/openapi.json", timeout=20).json()
+    asked = 0
+    with httpx.Client(base_url=root, headers=rival.headers, timeout=30) as client:
+        for path, operations in document["paths"].items():
+            for method in operations:
+                answer = client.request(method, filled(path, {}), json={} if method in {"post", "put"} else None)
+                if "/health/" in path or answer.status_code in {400, 404, 405, 415, 422}:
+                    continue  # refused before anything was looked at
+                asked += 1
+                assert answer.status_code == 403, (method, path, answer.text)
+                assert "tenant_mismatch" in answer.text, (method, path, answer.text)
+    assert asked > 5

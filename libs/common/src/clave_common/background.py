@@ -12,7 +12,6 @@ from typing import Self
 from clave_common.logs import get_logger
 
 _log = get_logger(__name__)
-_CANCEL_AGAIN_S = 0.5
 Loop = Callable[[], Awaitable[None]]
 _CANCEL_AGAIN_S = 0.5
 

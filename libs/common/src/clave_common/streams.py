@@ -1,5 +1,6 @@
 """Reads Redis streams through consumer groups: at least once; handlers are idempotent by event id."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,10 +70,13 @@ class StreamConsumer:
         """Handle entries until cancelled; own unacknowledged ones first."""
         await self.ensure_groups()
         await self._drain_own(handler)
+        own_task = asyncio.current_task()
         while True:
             await self._claim(handler)
             if await self._read(">", handler) == 0:
                 background.healthy(loop_name)
+            if own_task is not None and own_task.cancelling():
+                raise asyncio.CancelledError  # the cancellation came, and a driver or the handler swallowed it
 
     async def _drain_own(self, handler: Handler) -> None:
         while await self._read("0", handler):

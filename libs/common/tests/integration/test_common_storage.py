@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import hashlib
 import json
 
@@ -75,7 +76,28 @@ async def test_a_consumer_gets_each_event_and_what_a_dead_one_left(database, red
     task = asyncio.create_task(alive.run(handle, Background(), "events"))
     await asyncio.wait_for(done.wait(), 5)
     task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
     assert sorted(seen) == [0, 1, 2, 3, 4]
+    await redis.aclose()
+
+
+async def test_a_consumer_ends_although_its_handler_swallowed_the_cancellation(redis_url):
+    redis = connect_redis(redis_url)
+    await redis.xadd("clave.events.registry", {"id": "evt_1", "body": "{}"})
+    began, asked_to_end = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_entries):
+        began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked_to_end.wait()
+
+    consumer = StreamConsumer(redis, streams=["clave.events.registry"], group="g", consumer="c", block_ms=50)
+    task = asyncio.create_task(consumer.run(stubborn, Background(), "events"))
+    await asyncio.wait_for(began.wait(), 5)
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
     await redis.aclose()
 
 

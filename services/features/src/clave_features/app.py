@@ -175,7 +175,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service as it runs."""
     settings = settings or Settings()
     parts = build_parts(settings)
-    kit = open_access(settings, service=SERVICE, redis=parts.redis)
+    kit = open_access(settings, service=SERVICE, redis=parts.redis, one_tenant=True)
     background = Background()
     background.add("access", partial(kit.run, background))
     return build_app(

@@ -122,7 +122,7 @@ def create_app(settings: Settings) -> FastAPI:
         connections_max=settings.database_connections_max,
     )
     redis = connect_redis(settings.redis_url.get_secret_value())
-    kit = open_access(settings, service="monitor", redis=redis)
+    kit = open_access(settings, service="monitor", redis=redis, one_tenant=True)
     registry = peer_client(kit.minter, target="registry", url=settings.peers.registry_url)
     wired = wire(
         settings,

@@ -95,7 +95,7 @@ def run_service() -> int:
     settings = TrainerSettings()
     configure_logs(service="trainer", form=settings.peers.log_format, level=settings.peers.log_level)
     redis = connect_redis(settings.redis_url.get_secret_value())
-    kit = open_access(settings, service="trainer", redis=redis)
+    kit = open_access(settings, service="trainer", redis=redis, one_tenant=True)
     database = Database(
         settings.database_url.get_secret_value(),
         METADATA,

@@ -7,6 +7,7 @@ request was decided, so that an answer without a decision can be refused.
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from starlette.applications import Starlette
@@ -42,8 +43,19 @@ class Access:
         *,
         limits: RequestLimits | None = None,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
+        tenant: str | None = None,
     ) -> None:
+        """Join the parts.
+
+        Args:
+            decision_point: Who decides.
+            limits: Who charges rate limits; nobody when absent.
+            snapshot: The policy in force.
+            tenant: The one tenant whose data the service holds: every resource is that tenant's, whatever an
+                operation says, and everybody else's caller is refused. None where the service tells tenants apart.
+        """
         self._decision_point = decision_point
+        self._tenant = tenant
         self._limits = limits
         self._snapshot = snapshot
 
@@ -63,6 +75,8 @@ class Access:
 
     async def check(self, caller: Caller, action: str, resource: Resource, **context: Any) -> Decision:
         """Ask without insisting: the answer may be no."""
+        if self._tenant is not None:
+            resource = replace(resource, properties={**resource.properties, "tenant": self._tenant})
         decision = await self._decision_point.decide(caller, action, resource, context)
         remember_decision(decision)
         return decision

@@ -7,6 +7,9 @@ from typing import Any, Literal
 SubjectType = Literal["user", "service_account", "app", "service"]
 AuthMethod = Literal["api_key", "oidc", "session", "mtls", "internal_jwt"]
 
+# Whose the installation is: the first administrator's, and that of all data that know no tenants.
+INSTALLATION_TENANT = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

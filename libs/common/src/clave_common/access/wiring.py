@@ -22,6 +22,7 @@ from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.edge import EdgeProof
 from clave_common.access.enforcement import Access
 from clave_common.access.engine import EmbeddedEngine, PolicyEngine
+from clave_common.access.model import INSTALLATION_TENANT
 from clave_common.access.oidc import OidcSettings, OidcVerifier
 from clave_common.access.ratelimit import RateLimiter
 from clave_common.access.request_limits import RequestLimits
@@ -66,6 +67,7 @@ def open_access(
     redis: Redis | None,
     source: SnapshotSource | None = None,
     engine: PolicyEngine | None = None,
+    one_tenant: bool = False,
 ) -> AccessKit:
     """Build a service's enforcement; nothing is fetched before `AccessKit.run`.
 
@@ -75,6 +77,7 @@ def open_access(
         redis: For shared rate limits, wake-ups and the decision log; each works on without it.
         source: Where snapshots come from; the gateway's API when absent.
         engine: What decides; chosen by the settings when absent.
+        one_tenant: The service's data belong to the installation's own tenant; no other tenant's caller gets in.
     """
     secrets = settings.secrets_dir
     minter = ServiceTokenMinter.from_file(service, secrets / f"{service}.pem")
@@ -103,6 +106,7 @@ def open_access(
         point,
         limits=RequestLimits(limiter, data=lambda: _data_of(keeper.current())),
         snapshot=keeper.current,
+        tenant=INSTALLATION_TENANT if one_tenant else None,
     )
 
     async def run(background: Background) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from clave_common.access.api_keys import new_api_key
-from clave_common.access.model import Caller
+from clave_common.access.model import INSTALLATION_TENANT, Caller
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
@@ -21,7 +21,6 @@ from clave_gateway.storage.identity import KeyRow, PrincipalRow
 from clave_gateway.storage.state import ensure_state, read_state
 
 ADMIN = "user:admin"
-TENANT = "default"
 SHIPPED = "shipped"
 _ADMIN_KEY_LIFE = timedelta(days=365)
 _log = get_logger(__name__)
@@ -83,14 +82,14 @@ class FirstStart:
             return
         now = self._clock.now()
         await identity.add_principal(
-            tx.session, PrincipalRow(ADMIN, "user", TENANT, [], False, system_caller().subject_id, now)
+            tx.session, PrincipalRow(ADMIN, "user", INSTALLATION_TENANT, [], False, system_caller().subject_id, now)
         )
         key = new_api_key()
         row = KeyRow(
             id=key.id,
             name="admin",
             principal_id=ADMIN,
-            tenant=TENANT,
+            tenant=INSTALLATION_TENANT,
             mac=key.mac(self._pepper),
             scopes=["**"],
             replaces=None,
@@ -115,7 +114,11 @@ class FirstStart:
 def system_caller() -> Caller:
     """The gateway acting on its own, at first start only."""
     return Caller(
-        subject_id="service:gateway", subject_type="service", tenant=TENANT, method="internal_jwt", expires_at=0.0
+        subject_id="service:gateway",
+        subject_type="service",
+        tenant=INSTALLATION_TENANT,
+        method="internal_jwt",
+        expires_at=0.0,
     )
 
 
