@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -202,6 +203,7 @@ def main() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--work", type=Path, default=cache / "clave-bench-inference")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that every server is stopped
     if arguments.quick:
         arguments.groups, arguments.rounds, arguments.seconds = "own,fast", 1, 1
     path = RESULTS / "inference.json"
