@@ -184,10 +184,14 @@ class Call:
         self.ended(self, outputs, error)
 
     def copy_for(self, shadow: "Target", ended: Ended) -> "Call":
-        """Make the copy that a shadow sees."""
+        """Make the copy that a shadow sees.
+
+        Its record stands beside the caller's own in the log, so its id is the caller's with ``~`` and the version.
+        """
         copy = Call(self.protocol, self.model, None, self.credential, began=self.began, trace=self.trace)
         copy.ended = ended
         copy.admission, copy.features = self.admission, self.features
         copy.target, copy.runnable, copy.arm = shadow, shadow.loaded, shadow.arm
-        copy.prediction_id, copy.output_names = self.prediction_id, shadow.loaded.output_names
+        copy.prediction_id = f"{self.prediction_id}~{shadow.loaded.version}"
+        copy.output_names = shadow.loaded.output_names
         return copy

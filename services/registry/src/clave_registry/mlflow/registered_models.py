@@ -24,7 +24,7 @@ from clave_registry.mlflow.values import (
 from clave_registry.mlflow.version_messages import by_version, version_message
 from clave_registry.services.governance import tenant_of
 from clave_registry.services.holds import require_not_held
-from clave_registry.services.models import ModelInUse
+from clave_registry.services.models import ModelInUse, announce_alias
 from clave_registry.storage import endpoints, models, versions
 from clave_registry.storage.mlflow import registry
 from clave_registry.storage.mlflow.search import Asked
@@ -178,6 +178,7 @@ class RegisteredModels:
             await models.point_alias(tx, row.id, alias, number, at=now, by=caller.acting_for, reason="")
             path = f"models/{row.name}/aliases/{alias}"
             await audited(tx, caller, "registry:version.tag", path, version=number)
+            await announce_alias(tx, row, alias, number, by=caller.acting_for, reason="")
         return {}
 
     async def delete_alias(self, caller: Caller, fields: Fields) -> Message:
@@ -185,8 +186,10 @@ class RegisteredModels:
         alias, now = fields.text("alias"), self._context.clock.now()
         async with self._context.database.transaction() as tx:
             row = await model_of(tx, caller, fields)
-            await models.drop_alias(tx, row.id, alias, at=now, by=caller.acting_for, reason="")
+            dropped = await models.drop_alias(tx, row.id, alias, at=now, by=caller.acting_for, reason="")
             await audited(tx, caller, "registry:version.tag", f"models/{row.name}/aliases/{alias}")
+            if dropped:
+                await announce_alias(tx, row, alias, None, by=caller.acting_for, reason="")
         return {}
 
 
