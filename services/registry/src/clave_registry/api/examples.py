@@ -34,6 +34,23 @@ _SIGNATURE = {
     "threshold": 0.42,
 }
 _DATASET = {"id": "ts_018f", "name": "churn", "digest": _DIGEST, "rows": 5634, "feature_views": {"billing": 2}}
+_KEEP = {"reason": "Case 2026-118: keep until the court decides"}
+_HOLD = {
+    **_KEEP,
+    **dict.fromkeys(("digest", "lifted_by", "lifted_at", "lift_reason")),
+    "model": "churn",
+    "version": 3,
+    "by": "user:eve",
+    "at": _AT,
+}
+_U = f"{API}/uploads/{{upload}}"
+_UPLOAD = {
+    "id": "upl_018f",
+    "digest": _DIGEST,
+    "parts": 12,
+    "there": [{"number": 1, "size": 67_108_864}],
+    "finished": False,
+}
 _GATE = {
     "gate": "auc_min",
     "verdict": "passed",
@@ -271,6 +288,16 @@ EXAMPLES: Mapping[tuple[str, str], Example] = {
     ("POST", f"{_W}/ping"): Example(),
     ("GET", f"{_W}/deliveries"): Example({"deliveries": [_DELIVERY], "next_page_token": ""}),
     ("POST", f"{_W}/deliveries/{{delivery_id}}/redeliver"): Example({**_DELIVERY, "status": "pending"}),
+    ("POST", f"{API}/uploads"): Example(_UPLOAD, {"digest": _DIGEST, "parts": 12}),
+    ("GET", _U): Example(_UPLOAD),
+    ("PUT", f"{_U}/parts/{{number}}"): Example({"number": 1, "size": 67_108_864}),
+    ("POST", f"{_U}/finish"): Example({"digest": _DIGEST, "size": 805_306_368}),
+    ("DELETE", _U): Example(),
+    ("PUT", f"{_V}/hold"): Example(None, _KEEP),
+    ("POST", f"{_V}/hold/lift"): Example(None, {"reason": "Case 2026-118 is decided"}),
+    ("PUT", f"{API}/blobs/{{digest}}/hold"): Example(None, _KEEP),
+    ("POST", f"{API}/blobs/{{digest}}/hold/lift"): Example(None, {"reason": "Case 2026-118 is decided"}),
+    ("GET", f"{API}/holds"): Example({"holds": [_HOLD], "next_page_token": ""}),
 }
 
 
