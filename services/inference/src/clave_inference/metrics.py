@@ -31,6 +31,7 @@ LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 SCORE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _SERIES_MAX: Final = 5_000
+_WORTH_AN_ARRAY: Final = 24
 
 LOG_FATES: Final = ("streamed", "spooled", "dropped")
 
@@ -56,6 +57,11 @@ class Buckets:
 
     def add_all(self, values: NDArray[Any]) -> None:
         """Count many values at once; one that is not a number would spoil the sum for ever and is left out."""
+        if values.size < _WORTH_AN_ARRAY:
+            for value in values.ravel().tolist():
+                if value == value:  # noqa: PLR0124  not a number
+                    self.add(value)
+            return
         array = values.ravel().astype(np.float64)
         array = array[~np.isnan(array)]
         found = np.bincount(np.searchsorted(self.bounds, array), minlength=len(self.counts)).tolist()

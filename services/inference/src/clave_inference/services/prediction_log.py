@@ -26,7 +26,6 @@ from clave_inference.services.call import Call
 from clave_inference.services.prediction_records import (
     Piece,
     RunKinds,
-    encode_call,
     encode_pieces,
     from_journal,
     journal_form,
@@ -152,7 +151,7 @@ class PredictionLog:
 
     def add(self, call: Call) -> None:
         """Take any one request; never waits."""
-        self._take(encode_call(call), 1)
+        self._take(self._kinds.encode(call), 1)
         if call.error is None and call.arm != SHADOW:
             self._metrics.succeeded(call)
 

@@ -84,9 +84,10 @@ def from_journal(form: bytes) -> Piece:
 
 
 class RunKinds:
-    """Makes runs; remembers their kinds."""
+    """Makes runs and records; remembers what repeats in them."""
 
     def __init__(self) -> None:
+        self._heads: dict[tuple[Any, ...], bytes] = {}
         self._kinds: dict[tuple[Any, ...], RunKind] = {}
 
     def run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> RowsRun:
@@ -107,19 +108,28 @@ class RunKinds:
             b"" if labels is None else labels.tobytes(),
         )
 
+    def encode(self, call: Call) -> bytes:
+        """Encode any one request."""
+        key = _repeating(call)
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= _HEADS_MAX:
+                self._heads.clear()
+            head = self._heads[key] = _head(call) + b","
+        offset = time.time() - time.monotonic()
+        return head + orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)[1:]
+
     def _kind(
         self, call: Call, rows: NDArray[Any], scores: NDArray[Any] | None, labels: NDArray[Any] | None
     ) -> RunKind:
         target = call.target
-        endpoint, loaded = target.endpoint, target.loaded
-        # Names, not objects: a key must not keep a version in memory that nothing serves any more.
-        key = (endpoint.name, endpoint.tenant, loaded.model, loaded.version, target.arm, call.protocol)
+        key = _repeating(call)
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) >= _HEADS_MAX:
                 self._kinds.clear()
             kind = self._kinds[key] = RunKind(
-                endpoint.name,
+                target.endpoint.name,
                 target.version_text,
                 target.arm,
                 call.protocol,
@@ -192,11 +202,11 @@ def _second_text(second: int) -> bytes:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
-def encode_call(call: Call) -> bytes:
-    """Encode any one request."""
-    offset = time.time() - time.monotonic()
-    document = orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)
-    return _head(call) + b"," + document[1:]
+def _repeating(call: Call) -> tuple[Any, ...]:
+    """Name what a record's head depends on: names, not objects, or a version would stay in memory for ever."""
+    target = call.target
+    endpoint, loaded = target.endpoint, target.loaded
+    return endpoint.name, endpoint.tenant, loaded.model, loaded.version, target.arm, call.protocol
 
 
 def _head(call: Call) -> bytes:
