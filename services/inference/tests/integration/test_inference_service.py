@@ -50,7 +50,7 @@ def test_entities_are_answered_from_the_online_store(service: Any) -> None:
 
 
 TRITON = """
-import sys, json
+import asyncio, json, sys
 import numpy as np
 import tritonclient.http as http, tritonclient.grpc as grpc
 import tritonclient.http.aio as http_aio, tritonclient.grpc.aio as grpc_aio
