@@ -3,6 +3,7 @@
 One story in one file (`--dist loadfile` keeps a file on one worker): each test builds on the stack that the demo left.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -172,7 +173,8 @@ def test_a_restart_of_the_whole_stack_keeps_everything(loop, stack):
 def test_up_after_a_hard_kill_of_everything_loses_nothing(loop, stack):
     before = kept(stack)
     for process in leftovers(loop[0]):
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # some die of their parent's death
+            process.send_signal(signal.SIGKILL)
     wait_until(lambda: leftovers(loop[0]) == [], what="the end of every process", seconds=20)
     stack.clave("up", "--detach")
     assert kept(read_stack(loop[0])) == before

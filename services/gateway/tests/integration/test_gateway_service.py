@@ -210,7 +210,12 @@ async def test_a_policy_is_planned_before_it_is_activated_and_rolls_back(gateway
     assert early.json()["code"] == "policy_not_planned"
     plan = await gateway.http.post(f"{API}/policies/{version}/plan", headers=admin)
     assert plan.json()["ready"], plan.text
-    activated = await gateway.http.post(f"{API}/policies/{version}/activate", headers=admin)
+    # How many of the few decisions so far the log already holds is a matter of moments.
+    seen = {"accept_differences": len(plan.json()["differences"])}
+    unread = {"accept_differences": seen["accept_differences"] + 1}
+    refused = await gateway.http.post(f"{API}/policies/{version}/activate", json=unread, headers=admin)
+    assert refused.json()["code"] == "policy_differences_not_accepted"
+    activated = await gateway.http.post(f"{API}/policies/{version}/activate", json=seen, headers=admin)
     assert activated.status_code == 200, activated.text
 
     async def demands_mfa() -> bool:
