@@ -20,6 +20,8 @@ from clave_registry.domain.manifest import model_format
 
 _log = get_logger(__name__)
 _MODULE = "clave_registry.runtime.sandbox"
+# A sandbox may start no thread: a numerical library that tries to ends its process.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _KNOWN_MAX = 256
 _REPORT_BYTES_MAX = 4 * 1024 * 1024
 
@@ -136,7 +138,7 @@ class ModelInspector:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
                     cwd=folder,
-                    env={},
+                    env=_ENVIRONMENT,
                 )
             except OSError as error:
                 raise Unavailable("The model sandbox cannot be started.", code="sandbox_unavailable") from error

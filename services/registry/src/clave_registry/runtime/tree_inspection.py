@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np  # here, before the process is confined: it could not load its libraries afterwards
+
 TREES_MAX = 100_000
 NODES_MAX = 50_000_000
 DEPTH_MAX = 64
@@ -100,8 +102,6 @@ class _Reader:
         return kind, count
 
     def _list(self, depth: int) -> Any:
-        import numpy as np  # noqa: PLC0415 - only models with trees need it
-
         kind, count = self._head()
         if kind in _NUMBERS and count is not None:
             form = np.dtype(_NUMBERS[kind])
@@ -178,8 +178,6 @@ def _faults(booster: dict[str, Any], features: int) -> Iterator[str]:
 
 
 def _tree_fault(tree: dict[str, Any], features: int) -> str | None:
-    import numpy as np  # noqa: PLC0415 - see above
-
     left, right, split = (
         np.asarray(tree[n], dtype=np.int64) for n in ("left_children", "right_children", "split_indices")
     )
