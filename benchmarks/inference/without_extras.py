@@ -81,7 +81,7 @@ def main() -> None:
     )
 
     async def nothing_else(_scope: Any, _receive: Any, _send: Any) -> None:
-        raise NotImplementedError
+        raise RuntimeError("this server answers predictions alone")
 
     uvicorn.run(
         HotRoute(nothing_else, predictions=lambda: predictions, body_bytes_max=1 << 20),

@@ -24,9 +24,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import InvalidInferRequest
-from clave_inference.domain.trace import trace_of
 from clave_inference.hot_route import credential_from, grpc_deadline
 from clave_inference.http_answers import BRIDGE_PATH, JSON, PROTOBUF, infer_target, rendered, rendered_for_bridge
+from clave_inference.lane_plan import Plan, plan_key
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call, Reply
 from clave_inference.services.predict import Predictions
@@ -40,8 +40,6 @@ _PLANS_MAX: Final = 4_096
 _PLAN_BYTES_MAX: Final = 2_048
 _HEAD_END: Final = b"\r\n\r\n"
 _ONE_OF_A_KIND: Final = frozenset({b"traceparent", b"grpc-timeout"})
-_REQUEST_ID: Final = b"\r\nx-request-id: "
-_REQUEST_ID_CHARACTERS_MAX: Final = 64
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _SINGLE: Final = frozenset({b"authorization", b"inference-header-content-length", b"content-length"})
 _OK: Final = b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\n%bcontent-length: %d\r\n\r\n%b"
@@ -71,57 +69,6 @@ class _LaneCycle:
         self.response_complete = False
         self.disconnected = False
         self.message_event = message_event
-
-
-class Plan:
-    """What a request's head says, wherever it arrives from one address."""
-
-    __slots__ = (
-        "bridged",
-        "credential",
-        "header_length",
-        "length",
-        "model",
-        "routing_key",
-        "timeout",
-        "trace",
-        "version",
-    )
-
-    def __init__(
-        self,
-        target: tuple[str, str | None],
-        credential: Credential,
-        found: dict[bytes, bytes],
-        *,
-        length: int,
-        bridged: bool,
-    ) -> None:
-        routing_key = found.get(b"x-routing-key")
-        self.model, self.version = target
-        self.credential = credential
-        self.header_length = found.get(b"inference-header-content-length")
-        self.routing_key = None if routing_key is None else routing_key.decode("latin-1")
-        self.timeout = found.get(b"grpc-timeout")
-        self.trace = trace_of(found.get(b"traceparent"), found.get(b"tracestate"))
-        self.length = length
-        self.bridged = bridged
-
-
-def plan_key(head: bytes) -> bytes:
-    """Leave the edge's request id out of a head: nothing depends on it, and it differs each time.
-
-    Only a plain id is left out. Anything else could be more than a value, a second header behind a bare line feed say,
-    and is the parser's to judge.
-    """
-    at = head.find(_REQUEST_ID)
-    if at < 0:
-        return head
-    end = head.find(b"\r\n", at + len(_REQUEST_ID))
-    value = head[at + len(_REQUEST_ID) : end]
-    if len(value) > _REQUEST_ID_CHARACTERS_MAX or not value.replace(b"-", b"").isalnum():
-        return head
-    return head[:at] + head[end:]
 
 
 class Lane(HttpToolsProtocol):

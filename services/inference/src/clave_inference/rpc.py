@@ -38,7 +38,8 @@ from clave_inference.reflection import Reflection
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call, Reply
 from clave_inference.services.describe import EXTENSIONS, PLATFORM, SERVER_NAME, Describe, ManagedByRegistry
-from clave_inference.services.predict import Predictions, as_refusal
+from clave_inference.services.predict import Predictions
+from clave_inference.services.refusals import as_refusal
 
 _log = get_logger(__name__)
 _SERVICE: Final = "inference.GRPCInferenceService"

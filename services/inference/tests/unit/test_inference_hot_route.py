@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from clave_inference.lane import plan_key
+from clave_inference.lane_plan import plan_key
 
 HEADERS = {"authorization": "Bearer good"}
 ROW = [0.1, 0.2, None, 0.4]

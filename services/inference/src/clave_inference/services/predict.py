@@ -7,12 +7,10 @@ the same steps.
 """
 
 import asyncio
-import itertools
-import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from clave_common.errors import ClaveError
 from clave_common.logs import get_logger
@@ -20,6 +18,7 @@ from clave_common.logs import get_logger
 from clave_inference.codecs import binary_tail, grpc_message, rest_binary, rest_json
 from clave_inference.codecs.answer_template import printed_rows
 from clave_inference.domain.errors import InvalidInferRequest, ModelRunFailed
+from clave_inference.domain.prediction_ids import PredictionIds
 from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Tensor
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.batcher import Batcher, Run, deliver_each
@@ -31,12 +30,11 @@ from clave_inference.services.call import Answered, Arrays, Call, Reply
 from clave_inference.services.explainer import Explains
 from clave_inference.services.feature_requests import FeatureReader
 from clave_inference.services.prediction_log import PredictionLog
+from clave_inference.services.refusals import as_refusal
+from clave_inference.services.request_parameters import read_parameters
 from clave_inference.services.serving import ServingTable, Target
 
 _log = get_logger(__name__)
-_TIMEOUT_US_MAX: Final = 600e6
-_ROUTING_KEY_CHARACTERS_MAX: Final = 512
-_IDS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +43,6 @@ class PredictLimits:
 
     rows_max: int = 4096
     timeout_s: float = 10.0
-
-
-class PredictionIds:
-    """Unguessable, unique, and cheap: a random prefix per process, its counter, a random tail drawn in bulk."""
-
-    def __init__(self) -> None:
-        self._prefix = f"prd_{os.urandom(6).hex()}"
-        self._numbers = itertools.count()
-        self._ready: list[str] = []
-
-    def next(self) -> str:
-        """Make an id: 48 random bits of the process, its counter, 40 random bits."""
-        if not self._ready:
-            pool = os.urandom(5 * _IDS_AT_ONCE).hex()
-            numbers = itertools.islice(self._numbers, _IDS_AT_ONCE)
-            prefix = self._prefix
-            self._ready = [f"{prefix}{number:08x}{pool[at * 10 : at * 10 + 10]}" for at, number in enumerate(numbers)]
-            self._ready.reverse()
-        return self._ready.pop()
 
 
 class Predictions:
@@ -168,7 +147,7 @@ class Predictions:
         call.request, call.request_id = request, request.id
         parameters = request.parameters
         if parameters:
-            _read_parameters(call, parameters)
+            read_parameters(call, parameters)
             if "entities" in parameters:
                 self._go_on(self._with_features(call))
                 return
@@ -337,33 +316,6 @@ class Predictions:
         )
 
 
-def _read_parameters(call: Call, parameters: dict[str, Any]) -> None:
-    """Take over what the request says about itself.
-
-    Raises:
-        InvalidInferRequest: The time-out, the routing key or the wish for an explanation makes no sense.
-    """
-    key = parameters.get("routing_key")
-    if key is not None:
-        call.routing_key = str(key)
-        if len(call.routing_key) > _ROUTING_KEY_CHARACTERS_MAX:
-            raise InvalidInferRequest(
-                "parameters.routing_key", f"is longer than {_ROUTING_KEY_CHARACTERS_MAX} characters."
-            )
-    explain = parameters.get("explain", False)
-    if not isinstance(explain, bool):
-        raise InvalidInferRequest("parameters.explain", "is neither true nor false.")
-    call.wants_explanation = explain
-    timeout = parameters.get("timeout")
-    if timeout is not None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _TIMEOUT_US_MAX:
-            raise InvalidInferRequest(
-                "parameters.timeout", "is not a number of microseconds.", "Send more than 0, at most 600 s."
-            )
-        deadline = call.began + timeout / 1e6
-        call.deadline = deadline if call.deadline is None else min(deadline, call.deadline)
-
-
 def _answer(call: Call, outputs: Arrays) -> InferenceAnswer:
     parameters: dict[str, Any] = {"prediction_id": call.prediction_id, "arm": call.arm}
     if call.features is not None:
@@ -408,12 +360,3 @@ def _binary_outputs(request: InferenceRequest, answer: InferenceAnswer) -> set[s
         for output in request.outputs
         if (request.binary_outputs if output.binary is None else output.binary)
     }
-
-
-def as_refusal(error: Exception, *, model: str) -> ClaveError:
-    """Turn any failure into what a caller may see; the unexpected is logged once and leaves only its id."""
-    if isinstance(error, ClaveError):
-        return error
-    error_id = f"err_{os.urandom(8).hex()}"
-    _log.error("prediction_failed", error_id=error_id, model=model[:100], exc_info=error)
-    return ClaveError(f"Something failed inside the service; its log tells more under {error_id}.", error_id=error_id)
