@@ -175,3 +175,8 @@ def test_up_in_a_place_that_is_no_folder_is_refused_and_the_place_is_left_alone(
     assert "is no folder" in done.stderr
     assert "--data-dir" in done.stderr
     assert (tmp_path / "data").read_text() == "mine"
+
+
+def test_down_where_nothing_runs_says_so_to_a_program(tmp_path):
+    done = run("down", "--output", "json", "--data-dir", str(tmp_path / "nothing"))
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"stopped": 0})

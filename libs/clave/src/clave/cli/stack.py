@@ -132,6 +132,7 @@ def down(
     data_dir: DataDir = None,
     purge: Annotated[bool, typer.Option("--purge", help="Delete the data directory as well.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop the local stack; the data stays unless you say --purge."""
     from clave.stack import lifecycle  # noqa: PLC0415
@@ -146,6 +147,8 @@ def down(
     )
     if purge and layout.root.exists():
         _purge(layout.root, ask=not yes)
+    if output is Output.JSON:
+        show_json({"stopped": ended})
 
 
 def _purge(root: Path, *, ask: bool) -> None:
