@@ -132,13 +132,13 @@ class LocalVerifier:
         key = parse_api_key(text)
         if key is None:
             raise refused()
-        snapshot = self._snapshot()
-        if self._refresh is not None and (snapshot is None or key.id not in snapshot.keys):
-            await self._refresh()  # a key made a moment ago works at once
-            snapshot = self._snapshot()
-        if snapshot is None:
-            raise no_snapshot()
-        record = self._record(key, snapshot)
+        record = self._record(key)
+        if record is None and self._refresh is not None:
+            # A key made a moment ago works at once; a wrong secret waits exactly as long as an unknown id does.
+            await self._refresh()
+            record = self._record(key)
+        if record is None:
+            raise no_snapshot() if self._snapshot() is None else refused()
         subject_type = _SUBJECT_TYPES.get(record.subject_id.partition(":")[0])
         if subject_type is None:
             raise refused()
@@ -154,13 +154,14 @@ class LocalVerifier:
             source_ip=presented.source_ip,
         )
 
-    def _record(self, key: ApiKey, snapshot: Snapshot) -> KeyRecord:
+    def _record(self, key: ApiKey) -> KeyRecord | None:
+        """Find what a key belongs to; None without a snapshot, for an unknown id, a wrong secret, an expired key."""
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return None
         record = snapshot.keys.get(key.id, _NOBODY)
-        if not same_mac(key.mac(self._pepper), record.mac) or record is _NOBODY:
-            raise refused()
-        if record.expires_at <= self._now():
-            raise refused()
-        return record
+        is_holder = same_mac(key.mac(self._pepper), record.mac)
+        return record if is_holder and record is not _NOBODY and record.expires_at > self._now() else None
 
 
 def credential_of(authorization: str) -> str:
