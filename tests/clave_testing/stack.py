@@ -80,7 +80,12 @@ def stop_command(data_dir: Path) -> list[str]:
 
 
 def shared_stack() -> Stack:
-    """The session's stack; the first test that needs it waits for its start."""
+    """The session's stack; the first test that needs it waits for its start.
+
+    ``CLAVE_TEST_STACK`` names the data directory of one that already runs, for whoever writes tests.
+    """
+    if given := os.environ.get("CLAVE_TEST_STACK"):
+        return read_stack(Path(given))
 
     def start() -> dict[str, Any]:
         data_dir = session_root() / "stack"
