@@ -1,5 +1,6 @@
 """Routing, limits, the spool, the artifact cache and the desired state."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -75,6 +76,27 @@ async def test_a_request_larger_than_the_burst_passes_a_full_bucket_and_pays() -
     await ledger.draw(budget, 1)
     assert budget.spend(1, clock.now) is Spend.REFUSED
     assert budget.refused_until > clock.now + 1.0
+
+
+class HungRedis:
+    """Takes every question and answers none."""
+
+    asked = 0
+
+    def register_script(self, _text: str) -> "HungRedis":
+        return self
+
+    async def __call__(self, **_question: object) -> None:
+        self.asked += 1
+        await asyncio.Event().wait()
+
+
+async def test_a_store_that_hangs_holds_nobody_up_and_is_left_alone_for_a_second() -> None:
+    clock, redis = Clock(), HungRedis()
+    ledger, budget = RowLedger(redis, now=clock), RowBudget((Bucket("k", 1.0, 5.0),))
+    async with asyncio.timeout(3):
+        assert await taken(budget, ledger, clock, 3) == 3
+    assert redis.asked == 1
 
 
 def test_the_spool_keeps_order_over_restarts_and_drops_a_torn_tail(tmp_path: Path) -> None:

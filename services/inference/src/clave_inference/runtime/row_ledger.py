@@ -5,6 +5,7 @@ of a budget at once: it grants what was asked if every bucket holds it, else wha
 takes from none and says which one refused and how long to wait. Server time only.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ return answer
 """
 _LOCAL_MAX: Final = 10_000
 _AWAY_S: Final = 1.0
+_ANSWER_S_MAX: Final = 0.2  # a server that hangs must not hold predictions up
 DEGRADED = Counter("clave_inference_rate_limit_degraded_total", "Leases granted without Redis.")
 
 
@@ -98,10 +100,11 @@ class RowLedger:
             for bucket in budget.buckets:
                 arguments += (1 / bucket.per_second, bucket.burst)
             try:
-                granted, *rest = await self._script(
-                    keys=[f"clave:rl:rows:{bucket.key}" for bucket in budget.buckets], args=arguments
-                )
-            except REDIS_AWAY:
+                async with asyncio.timeout(_ANSWER_S_MAX):
+                    granted, *rest = await self._script(
+                        keys=[f"clave:rl:rows:{bucket.key}" for bucket in budget.buckets], args=arguments
+                    )
+            except (*REDIS_AWAY, TimeoutError):
                 self._away_until = self._now() + _AWAY_S  # do not make every request wait for a dead server
             else:
                 if float(granted) > 0:
