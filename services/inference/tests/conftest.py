@@ -374,6 +374,15 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningSe
         yield running
 
 
+@pytest.fixture(scope="module", params=["lane", "asgi"])
+def standing_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """The same for every test of a module: for what must change nothing."""
+    with RunningServer(make_bench(tmp_path_factory.mktemp("bench")), lane=request.param == "lane") as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def onnx_module() -> object:
     return onnx

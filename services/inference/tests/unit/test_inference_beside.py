@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import xgboost
 from clave_contracts.events import PredictionRecord
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_contracts.registry import Artifact
+from clave_inference.codecs import grpc_message
+from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.trace import trace_of
 from clave_testing.servers import wait_until
 from hypothesis import given
@@ -188,33 +191,92 @@ def test_overload_is_shed_with_a_time_to_come_back(server: Any) -> None:
 
 
 GOOD_TENSOR = '{"name":"input","shape":[1,4],"datatype":"FP32","data":%s}'
+KEYS = ",".join(f'"k{i}":0' for i in range(90_000))
+GOOD = GOOD_TENSOR % "[1,1,1,1]"
 BOMBS = {
-    "very many keys": '{"inputs":[],' + ",".join(f'"k{i}":0' for i in range(90_000)) + "}",
-    "very many parameters": '{"parameters":{' + ",".join(f'"k{i}":0' for i in range(90_000)) + '},"inputs":[]}',
+    "very many keys": '{"inputs":[],' + KEYS + "}",
+    "a million keys": '{"inputs":[],' + KEYS + "," + '"x":0,' * 910_000 + '"y":0}',
+    "very many parameters": '{"parameters":{' + KEYS + '},"inputs":[]}',
+    "very many nested parameters": '{"parameters":{"a":{' + KEYS + KEYS.replace("k", "l") + '}},"inputs":[]}',
+    "very many parameters of a tensor": '{"inputs":[' + GOOD[:-1] + ',"parameters":{' + KEYS + "}}]}",
+    "very many join keys": '{"parameters":{"entities":{' + KEYS + "}}}",
+    "a million values": '{"inputs":[' + GOOD_TENSOR % ("[" + "1," * 1_000_000 + "1]") + "]}",
     "a number of many digits": '{"inputs":[' + GOOD_TENSOR % ("[" + "9" * 100_000 + ",1,1,1]") + "]}",
     "a tiny exponent bomb": '{"inputs":[' + GOOD_TENSOR % "[1e999999999,1,1,1]" + "]}",
     "deep arrays": '{"inputs":[' + GOOD_TENSOR % ("[" * 50_000) + "]}",
     "deep nested data": '{"inputs":[' + GOOD_TENSOR % ("[" * 200 + "1" + "]" * 200) + "]}",
     "deep objects": '{"parameters":' + '{"a":' * 50_000,
-    "many tensors": '{"inputs":[' + ",".join([GOOD_TENSOR % "[1,1,1,1]"] * 5_000) + "]}",
+    "many tensors": '{"inputs":[' + ",".join([GOOD] * 5_000) + "]}",
     "many dimensions": '{"inputs":[{"name":"input","shape":[' + "1," * 100_000 + '1],"datatype":"FP32","data":[1]}]}',
     "a shape that overflows": '{"inputs":[{"name":"input","shape":[4294967296,4294967296],'
     '"datatype":"FP32","data":[]}]}',
-    "many outputs": '{"inputs":['
-    + GOOD_TENSOR % "[1,1,1,1]"
-    + '],"outputs":['
-    + '{"name":"x"},' * 20_000
-    + '{"name":"x"}]}',
-    "a long id": '{"id":5,"inputs":[' + GOOD_TENSOR % "[1,1,1,1]" + "]}",
+    "many outputs": '{"inputs":[' + GOOD + '],"outputs":[' + '{"name":"x"},' * 20_000 + '{"name":"x"}]}',
+    "an id that is a number": '{"id":5,"inputs":[' + GOOD + "]}",
+    "a long id": '{"id":"' + "x" * 30_000 + '","inputs":[' + GOOD + "]}",
 }
 
 
 @pytest.mark.parametrize("what", sorted(BOMBS))
-def test_bombs_are_refused_and_the_server_goes_on(server: Any, what: str) -> None:
-    url = server.url + INFER
+def test_bombs_are_refused_and_the_server_goes_on(standing_server: Any, what: str) -> None:
+    url = standing_server.url + INFER
     answer = httpx.post(url, content=BOMBS[what].encode(), headers=HEADERS, timeout=10)
     assert answer.status_code in {400, 413}, answer.text[:200]
     document = answer.json()
     assert document["error"] == document["detail"]
     assert len(answer.content) < 3_000
-    assert ask(server, body()).status_code == 200
+    assert ask(standing_server, body()).status_code == 200
+
+
+def entries(count: int, number: int, content: bytes = b"") -> bytes:
+    """Many length-delimited fields of a protobuf message, each below 128 bytes."""
+    return (bytes([number << 3 | 2, len(content)]) + content) * count
+
+
+def one(number: int, content: bytes) -> bytes:
+    size, length = len(content), bytearray()
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + content
+
+
+NAMED = one(1, b"churn")
+MESSAGES = {
+    "very many inputs": NAMED + entries(300_000, 5),
+    "very many raw contents": NAMED + entries(300_000, 7),
+    "very many parameters": NAMED + entries(100_000, 4, one(1, b"k")),
+    "very many parameters of an input": NAMED + one(5, entries(100_000, 4, one(1, b"k"))),
+    "very many dimensions": NAMED + one(5, one(3, b"\1" * 200_000)),
+    "too long typed contents": NAMED + one(5, one(5, one(6, bytes(2_000_000)))),
+    "typed contents of another shape": NAMED
+    + one(5, one(2, b"FP32") + one(3, b"\1\4") + one(5, one(6, bytes(900_000)))),
+    "a field that runs past the end": NAMED + one(4, bytes(70_000))[:-1],
+    "an unknown kind of field": NAMED + b"\x0b" * 70_000,
+    "a tag that never ends": NAMED + b"\xff" * 70_000,
+}
+
+
+@pytest.mark.parametrize("what", sorted(MESSAGES))
+def test_messages_of_too_many_parts_are_refused_before_they_are_parsed(what: str) -> None:
+    with pytest.raises(InvalidInferRequest):
+        grpc_message.request_of(grpc_message.parse(MESSAGES[what]))
+
+
+def test_a_bombs_refusal_over_grpc_leaves_the_server_alone(standing_server: Any) -> None:
+    url = f"{standing_server.url}/inference.GRPCInferenceService/ModelInfer"
+    answer = httpx.post(url, content=MESSAGES["very many inputs"], headers=HEADERS, timeout=10)
+    assert (answer.status_code, answer.headers["x-grpc-status"]) == (400, "3")
+    assert ask(standing_server, body()).status_code == 200
+
+
+@pytest.mark.parametrize("count", [70_000, 140_000])
+def test_bytes_elements_end_where_the_shape_does(standing_server: Any, count: int) -> None:
+    """Two hundred thousand empty elements behind a shape that names fewer, or more than one tensor may hold."""
+    tensor = {"name": "input", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": 800_000}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    length = {"inference-header-content-length": str(len(head))}
+    answer = httpx.post(
+        standing_server.url + INFER, content=head + bytes(800_000), headers={**HEADERS, **length}, timeout=10
+    )
+    assert answer.status_code == 400
+    assert "BYTES elements" in answer.json()["error"]

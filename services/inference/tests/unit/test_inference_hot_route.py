@@ -113,14 +113,14 @@ def test_a_feature_request_fetches_its_features(server: Any) -> None:
         ),
     ],
 )
-def test_bad_input_is_refused_with_words_and_the_server_goes_on(server: Any, body: bytes, word: str) -> None:
-    answer = ask(server, body)
+def test_bad_input_is_refused_with_words_and_the_server_goes_on(standing_server: Any, body: bytes, word: str) -> None:
+    answer = ask(standing_server, body)
     assert answer.status_code == 400, answer.text
     assert answer.headers["content-type"] == "application/json"
     document = answer.json()
     assert word.lower() in document["error"].lower()
     assert document["detail"] == document["error"]
-    assert ask(server, request_body()).status_code == 200
+    assert ask(standing_server, request_body()).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_bad_input_is_refused_with_words_and_the_server_goes_on(server: Any, bod
         (None, b"\0" * 20, "belong"),
     ],
 )
-def test_wrong_binary_lengths_are_refused(server: Any, length: str | None, tail: bytes, word: str) -> None:
+def test_wrong_binary_lengths_are_refused(standing_server: Any, length: str | None, tail: bytes, word: str) -> None:
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
     head = json.dumps({"inputs": [tensor]}).encode()
-    answer = ask(server, head + tail, headers={"inference-header-content-length": length or str(len(head))})
+    answer = ask(standing_server, head + tail, headers={"inference-header-content-length": length or str(len(head))})
     assert answer.status_code == 400
     assert word in answer.json()["error"]
 

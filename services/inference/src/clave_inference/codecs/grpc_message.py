@@ -11,10 +11,11 @@ import orjson
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from google.protobuf.message import DecodeError
 
+from clave_inference.codecs.grpc_bounds import require_bounded
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.tensors import (
     PARAMETERS_MAX,
-    TENSORS_MAX,
+    VALUES_MAX,
     InferenceAnswer,
     InferenceRequest,
     RequestedOutput,
@@ -22,6 +23,9 @@ from clave_inference.domain.tensors import (
     array_from_bytes,
     array_from_values,
     bytes_from_array,
+    count_elements,
+    require_count,
+    require_tensors,
 )
 
 _CONTENTS_FIELD = {
@@ -45,8 +49,9 @@ def parse(body: bytes) -> pb.ModelInferRequest:
     """Read the message, without looking at its tensors.
 
     Raises:
-        InvalidInferRequest: The bytes are no `ModelInferRequest`.
+        InvalidInferRequest: The bytes are no `ModelInferRequest`, or one of too many parts.
     """
+    require_bounded(body)
     try:
         message: pb.ModelInferRequest = pb.ModelInferRequest.FromString(body)
     except DecodeError:
@@ -60,10 +65,12 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
     Raises:
         InvalidInferRequest: A tensor is malformed.
     """
-    if len(message.inputs) > TENSORS_MAX or len(message.outputs) > TENSORS_MAX:
-        raise InvalidInferRequest("message", f"has more than {TENSORS_MAX} inputs or outputs.")
+    require_tensors(len(message.inputs), "inputs")
+    require_tensors(len(message.outputs), "outputs")
     if len(message.parameters) > PARAMETERS_MAX:
-        raise InvalidInferRequest("parameters", f"are more than {PARAMETERS_MAX}.")
+        raise InvalidInferRequest(
+            "parameters", f"are {len(message.parameters)}, at most {PARAMETERS_MAX} are read.", limit=PARAMETERS_MAX
+        )
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidInferRequest(
@@ -82,7 +89,7 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
                 raise InvalidInferRequest(f"{where}.contents", "stands beside raw_input_contents.", "Send one.")
             array = array_from_bytes(raw[index], tensor.datatype, shape, where)
         else:
-            array = array_from_values(_typed(tensor, where), tensor.datatype, shape, where)
+            array = array_from_values(_typed(tensor, shape, where), tensor.datatype, shape, where)
         inputs.append(Tensor(tensor.name, tensor.datatype, array))
     return InferenceRequest(
         inputs,
@@ -93,7 +100,7 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
     )
 
 
-def _typed(tensor: pb.ModelInferRequest.InferInputTensor, where: str) -> list[Any]:
+def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str) -> list[Any]:
     wanted = _CONTENTS_FIELD.get(tensor.datatype)
     if wanted is None:
         raise InvalidInferRequest(
@@ -106,7 +113,13 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, where: str) -> list[An
         raise InvalidInferRequest(
             f"{where}.contents", f"fills {min(others)} where {tensor.datatype} belongs into {wanted}."
         )
-    return list(getattr(tensor.contents, wanted))
+    values = getattr(tensor.contents, wanted)
+    require_count(len(values), count_elements(shape, where), shape, where)
+    if len(values) > VALUES_MAX:
+        raise InvalidInferRequest(
+            f"{where}.contents", f"hold more than {VALUES_MAX} values.", "Send raw_input_contents.", limit=VALUES_MAX
+        )
+    return list(values)
 
 
 def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """REST bodies in JSON: `/v2/models/{model}/infer` as people and most clients write it.
 
 Ordinary requests (floating point tensors with flat data) take one pass of a typed decoder. Everything else (integers,
-which must not pass through a float; booleans; strings; nested lists) takes a second, general pass; only there are
-faults worded. `null` is a missing value and becomes NaN. The literals NaN and Infinity are not JSON and are refused.
+which must not pass through a float; booleans; strings; nested lists) takes a second, general pass; most faults are
+worded there. `null` is a missing value and becomes NaN. The literals NaN and Infinity are not JSON and are refused.
+
+Nothing here takes long, whatever was sent: values are counted before they are made, and parameters and outputs are
+looked into only where they are of a bounded size.
 """
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,19 +19,25 @@ from clave_inference.codecs.binary_tail import BinaryTail
 from clave_inference.domain.datatypes import BYTES, FLOATS, NUMPY_DTYPES
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.tensors import (
-    ELEMENTS_MAX,
+    ID_CHARACTERS_MAX,
+    OUTPUTS_BYTES_MAX,
+    PARAMETER_VALUES_MAX,
+    PARAMETERS_BYTES_MAX,
     PARAMETERS_MAX,
-    TENSORS_MAX,
+    VALUES_MAX,
     InferenceAnswer,
     InferenceRequest,
     RequestedOutput,
     Tensor,
     array_from_values,
+    count_elements,
+    require_count,
+    require_tensors,
 )
 
 _SHARED_MEMORY = "shared_memory_"
-_TENSORS = msgspec.Meta(max_length=TENSORS_MAX)
-_PARAMETERS = msgspec.Meta(max_length=PARAMETERS_MAX)
+_LARGE_BYTES = 64 * 1024
+_Unread = msgspec.Raw | msgspec.UnsetType
 
 
 class PlainTensor(msgspec.Struct, gc=False):
@@ -37,16 +47,16 @@ class PlainTensor(msgspec.Struct, gc=False):
     shape: list[int]
     datatype: str
     data: list[float | None]
-    parameters: dict[str, Any] | None = None
+    parameters: _Unread = msgspec.UNSET
 
 
 class PlainRequest(msgspec.Struct, gc=False):
     """A request whose tensors are all plain."""
 
-    inputs: Annotated[list[PlainTensor], _TENSORS] = []
+    inputs: list[PlainTensor] = []
     id: str | None = None
-    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
-    outputs: list[Any] | None = None
+    parameters: _Unread = msgspec.UNSET
+    outputs: _Unread = msgspec.UNSET
 
 
 class TensorDocument(msgspec.Struct):
@@ -55,34 +65,38 @@ class TensorDocument(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
+    data: _Unread = msgspec.UNSET
+    parameters: _Unread = msgspec.UNSET
 
 
 class OutputDocument(msgspec.Struct):
     """An output as the caller asks for it."""
 
     name: str
-    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class RequestDocument(msgspec.Struct):
     """The JSON part of any request."""
 
-    inputs: Annotated[list[TensorDocument], _TENSORS] = []
+    inputs: list[TensorDocument] = []
     id: str | None = None
-    parameters: Annotated[dict[str, Any], _PARAMETERS] | None = None
-    outputs: Annotated[list[OutputDocument], _TENSORS] | None = None
+    parameters: _Unread = msgspec.UNSET
+    outputs: _Unread = msgspec.UNSET
 
 
 _decode_plain = msgspec.json.Decoder(PlainRequest).decode
 _decode_any = msgspec.json.Decoder(RequestDocument).decode
 _decode_values = msgspec.json.Decoder().decode
+_decode_parameters = msgspec.json.Decoder(dict[str, Any] | None).decode
+_decode_outputs = msgspec.json.Decoder(list[OutputDocument] | None).decode
 _FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def decode_plain(body: bytes) -> PlainRequest | None:
-    """Decode a request of plain tensors; None where it is anything else, or faulty."""
+    """Decode a small request of plain tensors; None where it is anything else, or faulty."""
+    if len(body) > _LARGE_BYTES:
+        return None
     try:
         return _decode_plain(body)
     except _FAULTS:
@@ -95,8 +109,29 @@ def decode(body: bytes) -> InferenceRequest:
     Raises:
         InvalidInferRequest: The body is not JSON, or not a request of the protocol.
     """
-    plain = decode_plain(body)
-    return request_from_document(decode_document(body), None) if plain is None else request_from_plain(plain, body)
+    _require_few_values(body)
+    try:
+        plain = _decode_plain(body)
+    except msgspec.ValidationError:
+        return request_from_document(decode_document(body), None)
+    except _FAULTS as fault:
+        raise _malformed(fault) from None
+    return request_from_plain(plain, body)
+
+
+def _require_few_values(body: bytes | memoryview) -> None:
+    """Count before anything is made: every value and every key but the first of its list stands behind a comma."""
+    if len(body) > _LARGE_BYTES and _commas(body) > VALUES_MAX:
+        raise InvalidInferRequest(
+            "body",
+            f"holds more than {VALUES_MAX} values.",
+            "Split the rows over several requests, or send binary tensors.",
+            limit=VALUES_MAX,
+        )
+
+
+def _commas(text: bytes | memoryview) -> int:
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord(",")))
 
 
 def request_from_plain(plain: PlainRequest, body: bytes) -> InferenceRequest:
@@ -105,34 +140,34 @@ def request_from_plain(plain: PlainRequest, body: bytes) -> InferenceRequest:
     Raises:
         InvalidInferRequest: A tensor is malformed.
     """
+    require_tensors(len(plain.inputs), "inputs")
     inputs: list[Tensor] = []
-    for tensor in plain.inputs:
+    for index, tensor in enumerate(plain.inputs):
         datatype, shape, data = tensor.datatype, tensor.shape, tensor.data
-        if datatype not in FLOATS or tensor.parameters or not _fits(shape, len(data)):
+        if datatype not in FLOATS or tensor.parameters is not msgspec.UNSET:
             return request_from_document(decode_document(body), None)
+        where = f"inputs[{index}]"
+        require_count(len(data), count_elements(shape, where), shape, where)
         try:
             with np.errstate(over="raise"):
                 array = np.array(data, NUMPY_DTYPES[datatype])
         except FloatingPointError:
-            return request_from_document(decode_document(body), None)
+            raise InvalidInferRequest(f"{where}.data", f"holds a number outside the range of {datatype}.") from None
         inputs.append(Tensor(tensor.name, datatype, array.reshape(shape)))
-    parameters = plain.parameters
+    return _request(inputs, plain)
+
+
+def _request(inputs: list[Tensor], document: "PlainRequest | RequestDocument") -> InferenceRequest:
+    if document.id is not None and len(document.id) > ID_CHARACTERS_MAX:
+        raise InvalidInferRequest("id", f"is longer than {ID_CHARACTERS_MAX} characters.", limit=ID_CHARACTERS_MAX)
+    parameters = _parameters(document.parameters, "parameters")
     return InferenceRequest(
         inputs,
-        plain.id,
-        parameters or {},
-        None if not plain.outputs else requested_outputs(decode_document(body).outputs),
+        document.id,
+        parameters,
+        requested_outputs(document.outputs),
         binary_outputs=_wants_binary(parameters) if parameters else False,
     )
-
-
-def _fits(shape: list[int], count: int) -> bool:
-    product = 1
-    for size in shape:
-        if size < 0 or product > ELEMENTS_MAX:
-            return False
-        product *= size
-    return product == count and len(shape) <= 8  # noqa: PLR2004  RANK_MAX, inlined on the hot path
 
 
 def decode_document(body: bytes | memoryview) -> RequestDocument:
@@ -141,18 +176,23 @@ def decode_document(body: bytes | memoryview) -> RequestDocument:
     Raises:
         InvalidInferRequest: It is not JSON, or not a request of the protocol.
     """
+    _require_few_values(body)
     try:
         return _decode_any(body)
     except msgspec.ValidationError as fault:
         raise InvalidInferRequest("body", f"{fault}.", "See the Open Inference Protocol, POST infer.") from None
-    except RecursionError:
-        raise InvalidInferRequest("body", "is nested too deeply.") from None
     except _FAULTS as fault:
-        raise InvalidInferRequest(
-            "body",
-            f"is not valid JSON ({str(fault)[:120]}).",
-            "NaN and Infinity have no JSON form: send null for a missing value, or use binary tensors.",
-        ) from None
+        raise _malformed(fault) from None
+
+
+def _malformed(fault: Exception) -> InvalidInferRequest:
+    if isinstance(fault, RecursionError):
+        return InvalidInferRequest("body", "is nested too deeply.")
+    return InvalidInferRequest(
+        "body",
+        f"is not valid JSON ({str(fault)[:120]}).",
+        "NaN and Infinity have no JSON form: send null for a missing value, or use binary tensors.",
+    )
 
 
 def request_from_document(document: RequestDocument, tail: memoryview | None) -> InferenceRequest:
@@ -161,11 +201,12 @@ def request_from_document(document: RequestDocument, tail: memoryview | None) ->
     Raises:
         InvalidInferRequest: A tensor is malformed or carries both or neither of data and binary data.
     """
+    require_tensors(len(document.inputs), "inputs")
     binary = BinaryTail(tail)
     inputs: list[Tensor] = []
     for index, tensor in enumerate(document.inputs):
         where = f"inputs[{index}]"
-        parameters = tensor.parameters or {}
+        parameters = _parameters(tensor.parameters, f"{where}.parameters")
         if any(name.startswith(_SHARED_MEMORY) for name in parameters):
             raise InvalidInferRequest(
                 f"{where}.parameters", "shared memory is not served.", "Send the data in the body."
@@ -181,14 +222,37 @@ def request_from_document(document: RequestDocument, tail: memoryview | None) ->
             array = array_from_values(_values(tensor.data, where), tensor.datatype, tensor.shape, where)
         inputs.append(Tensor(tensor.name, tensor.datatype, array))
     binary.require_end()
-    parameters = document.parameters or {}
-    return InferenceRequest(
-        inputs,
-        document.id,
-        parameters,
-        requested_outputs(document.outputs),
-        binary_outputs=_wants_binary(parameters),
-    )
+    return _request(inputs, document)
+
+
+def _parameters(raw: _Unread, where: str) -> dict[str, Any]:
+    if raw is msgspec.UNSET:
+        return {}
+    parameters: dict[str, Any] = _bounded(raw, _decode_parameters, where, PARAMETERS_BYTES_MAX) or {}
+    if len(parameters) > PARAMETERS_MAX:
+        raise InvalidInferRequest(
+            where, f"are {len(parameters)}, at most {PARAMETERS_MAX} are read.", limit=PARAMETERS_MAX
+        )
+    return parameters
+
+
+def _bounded(raw: msgspec.Raw, decoded: Callable[[msgspec.Raw], Any], where: str, bytes_max: int) -> Any:
+    """Decode a part of the document that is small wherever it makes sense."""
+    text = memoryview(raw)
+    if len(text) > bytes_max:
+        raise InvalidInferRequest(where, f"take more than {bytes_max} bytes.", limit_bytes=bytes_max)
+    if len(text) > _LARGE_BYTES and _commas(text) > PARAMETER_VALUES_MAX:
+        raise InvalidInferRequest(
+            where, f"hold more than {PARAMETER_VALUES_MAX} values.", "Split the rows over several requests."
+        )
+    try:
+        return decoded(raw)
+    except msgspec.ValidationError as fault:
+        raise InvalidInferRequest(where, f"{fault}.", "See the Open Inference Protocol, POST infer.") from None
+    except RecursionError:
+        raise InvalidInferRequest(where, "are nested too deeply.") from None
+    except _FAULTS as fault:
+        raise InvalidInferRequest(where, f"are not valid JSON ({str(fault)[:120]}).") from None
 
 
 def _values(raw: msgspec.Raw, where: str) -> list[Any]:
@@ -205,14 +269,18 @@ def _values(raw: msgspec.Raw, where: str) -> list[Any]:
     return values
 
 
-def requested_outputs(outputs: list[OutputDocument] | None) -> list[RequestedOutput] | None:
+def requested_outputs(raw: _Unread) -> list[RequestedOutput] | None:
     """Read which outputs the caller wants, and in which form.
 
     Raises:
-        InvalidInferRequest: An output's parameters are not understood.
+        InvalidInferRequest: They are too many, or an output's parameters are not understood.
     """
+    if raw is msgspec.UNSET:
+        return None
+    outputs: list[OutputDocument] | None = _bounded(raw, _decode_outputs, "outputs", OUTPUTS_BYTES_MAX)
     if not outputs:
         return None
+    require_tensors(len(outputs), "outputs")
     wanted: list[RequestedOutput] = []
     for index, output in enumerate(outputs):
         parameters = output.parameters or {}

@@ -20,7 +20,19 @@ ELEMENTS_MAX: Final = 1 << 22
 TENSORS_MAX: Final = 256
 """Inputs, and requested outputs, of one request."""
 PARAMETERS_MAX: Final = 1_000
-NAME_CHARACTERS_MAX: Final = 256
+"""Parameters of one request, tensor or output."""
+PARAMETERS_BYTES_MAX: Final = 1 << 20
+"""Bytes that parameters may take, entity keys included."""
+PARAMETER_VALUES_MAX: Final = 1 << 16
+"""Keys and values in them: 4,096 rows of 16 join keys."""
+OUTPUTS_BYTES_MAX: Final = 1 << 16
+"""Bytes that the requested outputs may take."""
+VALUES_MAX: Final = 1 << 18
+"""Values of one request outside of binary tensors: 4,096 rows of 64 columns."""
+BYTES_ELEMENTS_MAX: Final = 1 << 17
+"""Elements of one BYTES tensor, which are taken apart one by one."""
+ID_CHARACTERS_MAX: Final = 1_000
+"""Of a request's own id, which comes back and is logged."""
 
 
 @dataclass(slots=True)
@@ -137,12 +149,7 @@ def array_from_values(values: list[Any], datatype: str, shape: Sequence[int], fi
     expected = count_elements(shape, field_name)
     if values and isinstance(values[0], list):
         values = _flatten(values, shape, field_name)
-    if len(values) != expected:
-        raise InvalidInferRequest(
-            f"{field_name}.data",
-            f"has {len(values)} elements where shape {list(shape)} needs {expected}.",
-            "Send as many values as the product of the shape.",
-        )
+    require_count(len(values), expected, shape, field_name)
     _check_types(values, datatype, field_name)
     if datatype == BYTES:
         array = np.empty(len(values), dtype=np.object_)
@@ -153,6 +160,32 @@ def array_from_values(values: list[Any], datatype: str, shape: Sequence[int], fi
             return np.array(values, dtype).reshape(shape)
     except (OverflowError, FloatingPointError):
         raise InvalidInferRequest(f"{field_name}.data", f"holds a number outside the range of {datatype}.") from None
+
+
+def require_count(found: int, expected: int, shape: Sequence[int], field_name: str) -> None:
+    """Check that a tensor holds as many values as its shape says.
+
+    Raises:
+        InvalidInferRequest: It does not.
+    """
+    if found != expected:
+        raise InvalidInferRequest(
+            f"{field_name}.data",
+            f"has {found} elements where shape {list(shape)} needs {expected}.",
+            "Send as many values as the product of the shape.",
+        )
+
+
+def require_tensors(count: int, field_name: str) -> None:
+    """Check how many inputs or outputs a request names.
+
+    Raises:
+        InvalidInferRequest: More than `TENSORS_MAX`.
+    """
+    if count > TENSORS_MAX:
+        raise InvalidInferRequest(
+            field_name, f"are {count}, at most {TENSORS_MAX} go into one request.", limit=TENSORS_MAX
+        )
 
 
 def _flatten(values: list[Any], shape: Sequence[int], field_name: str) -> list[Any]:
@@ -217,6 +250,15 @@ def array_from_bytes(raw: bytes | memoryview, datatype: str, shape: Sequence[int
 
 
 def _bytes_elements(raw: bytes | memoryview, expected: int, field_name: str) -> NDArray[np.object_]:
+    if expected > BYTES_ELEMENTS_MAX:
+        raise InvalidInferRequest(
+            field_name,
+            f"has {expected} BYTES elements, at most {BYTES_ELEMENTS_MAX} go into one tensor.",
+            "Split the rows over several requests.",
+            limit=BYTES_ELEMENTS_MAX,
+        )
+    if len(raw) < 4 * expected:
+        raise InvalidInferRequest(field_name, f"has {len(raw)} bytes, too few for {expected} BYTES elements.")
     elements: list[bytes] = []
     at = 0
     while at < len(raw):
@@ -227,8 +269,12 @@ def _bytes_elements(raw: bytes | memoryview, expected: int, field_name: str) -> 
             )
         elements.append(bytes(raw[at + 4 : end]))
         at = end
+        if len(elements) > expected:
+            break
     if len(elements) != expected:
-        raise InvalidInferRequest(field_name, f"has {len(elements)} BYTES elements, the shape needs {expected}.")
+        more = "more than" if len(elements) > expected else "only"
+        found = min(len(elements), expected)
+        raise InvalidInferRequest(field_name, f"has {more} {found} BYTES elements, the shape needs {expected}.")
     array = np.empty(expected, dtype=np.object_)
     array[:] = elements
     return array

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from clave_inference.domain.errors import FeaturesUnavailable, InvalidInferRequest
 from clave_inference.domain.signature import Signature
+from clave_inference.domain.tensors import PARAMETERS_BYTES_MAX
 from clave_inference.domain.trace import Trace
 from clave_inference.services.serving import ServedEndpoint
 
+JOIN_KEYS_MAX = 64
 _KIND_OF_STATUS = {
     400: Kind.INVALID_ARGUMENT,
     401: Kind.PERMISSION_DENIED,
@@ -115,13 +117,7 @@ def checked_entities(entities: Any, *, rows_max: int) -> dict[str, list[Any]]:
         InvalidInferRequest: They are not.
     """
     where = "parameters.entities"
-    if isinstance(entities, str):
-        try:
-            entities = orjson.loads(entities)
-        except orjson.JSONDecodeError:
-            raise InvalidInferRequest(where, "is not JSON.", 'Send {"<join key>": [..]}.') from None
-    if not isinstance(entities, dict) or not entities:
-        raise InvalidInferRequest(where, "is not an object.", 'Send {"<join key>": [..]}.')
+    entities = _columns(entities, where)
     keys: dict[str, list[Any]] = {}
     for name, values in entities.items():
         if not isinstance(values, list):
@@ -138,6 +134,21 @@ def checked_entities(entities: Any, *, rows_max: int) -> dict[str, list[Any]]:
     if not 0 < rows <= rows_max:
         raise InvalidInferRequest(where, f"holds {rows} rows, 1 to {rows_max} go into one request.", limit=rows_max)
     return keys
+
+
+def _columns(entities: Any, where: str) -> dict[Any, Any]:
+    if isinstance(entities, str):
+        if len(entities) > PARAMETERS_BYTES_MAX:
+            raise InvalidInferRequest(where, f"take more than {PARAMETERS_BYTES_MAX} bytes.")
+        try:
+            entities = orjson.loads(entities)
+        except orjson.JSONDecodeError:
+            raise InvalidInferRequest(where, "is not JSON.", 'Send {"<join key>": [..]}.') from None
+    if not isinstance(entities, dict) or not entities:
+        raise InvalidInferRequest(where, "is not an object.", 'Send {"<join key>": [..]}.')
+    if len(entities) > JOIN_KEYS_MAX:
+        raise InvalidInferRequest(where, f"name {len(entities)} join keys, at most {JOIN_KEYS_MAX} are read.")
+    return entities
 
 
 def arranged(rows: OnlineRows, signature: Signature, keys: dict[str, list[Any]]) -> FeatureRows:

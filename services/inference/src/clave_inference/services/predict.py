@@ -14,19 +14,21 @@ from typing import Any
 
 from clave_common.errors import ClaveError
 from clave_common.logs import get_logger
+from msgspec import UNSET
 
 from clave_inference.codecs import binary_tail, grpc_message, rest_binary, rest_json
 from clave_inference.codecs.answer_template import printed_rows
+from clave_inference.codecs.grpc_forms import Form, Forms
 from clave_inference.domain.errors import InvalidInferRequest, ModelRunFailed
 from clave_inference.domain.prediction_ids import PredictionIds
-from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Tensor
+from clave_inference.domain.tensors import ID_CHARACTERS_MAX, InferenceAnswer, InferenceRequest, Tensor
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.batcher import Batcher, Run, deliver_each
 from clave_inference.runtime.session import RuntimeRefused
 from clave_inference.runtime.shadow_runner import ShadowRunner
 from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admission, Admissions
-from clave_inference.services.call import Answered, Arrays, Call, Reply
+from clave_inference.services.call import Answered, Array, Arrays, Call, Reply
 from clave_inference.services.explainer import Explains
 from clave_inference.services.feature_requests import FeatureReader
 from clave_inference.services.prediction_log import PredictionLog
@@ -74,6 +76,7 @@ class Predictions:
         self._rows_max = limits.rows_max
         self._timeout_s = limits.timeout_s
         self._ids = PredictionIds()
+        self._forms = Forms()
         self._tasks: set[asyncio.Task[None]] = set()
         batcher.deliver = self._deliver
 
@@ -86,6 +89,8 @@ class Predictions:
         """Answer a call, now or later, exactly once. Never raises."""
         call.answered = answered
         try:
+            if call.protocol == "grpc":
+                self._read_names(call)
             admission = self._admissions.known(call.credential, call.model, call.version, call.began)
             if admission is None:
                 self._go_on(self._admit_first(call))
@@ -93,6 +98,16 @@ class Predictions:
             self._proceed(call, admission)
         except Exception as error:  # noqa: BLE001  entry point: whatever happens, the caller gets an answer
             self._refuse(call, error)
+
+    def _read_names(self, call: Call) -> None:
+        """Find out which model a gRPC call is for, which only its message says."""
+        found = self._forms.read(call.body)
+        if found is None:
+            message = call.message = grpc_message.parse(call.body)
+            call.model, call.version = message.model_name, message.model_version or None
+        else:
+            form, call.request_id, call.values = found
+            call.form, call.model, call.version = form, form.model, form.version
 
     def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -107,7 +122,10 @@ class Predictions:
 
     def _proceed(self, call: Call, admission: Admission) -> None:
         call.admission = admission
-        if call.protocol == "rest" and call.header_length is None:
+        if call.protocol == "grpc":
+            if call.form is not None and self._queue_raw_row(call, call.form):
+                return
+        elif call.header_length is None:
             plain = rest_json.decode_plain(call.body)
             if plain is not None and self._queue_row(call, plain):
                 return
@@ -116,7 +134,9 @@ class Predictions:
     def _queue_row(self, call: Call, plain: rest_json.PlainRequest) -> bool:
         """Queue an ordinary request: one row for the only input, every output wanted as JSON; False for any other."""
         inputs = plain.inputs
-        if len(inputs) != 1 or plain.parameters is not None or plain.outputs:
+        if len(inputs) != 1 or plain.parameters is not UNSET or plain.outputs is not UNSET:
+            return False
+        if plain.id is not None and len(plain.id) > ID_CHARACTERS_MAX:
             return False
         target = self._table().target(call.model, call.version, call.routing_key)
         loaded = target.loaded
@@ -127,17 +147,32 @@ class Predictions:
             or len(tensor.data) != row.width
             or tensor.name != row.name
             or tensor.datatype != row.datatype
-            or tensor.parameters is not None
+            or tensor.parameters is not UNSET
         ):
             return False
-        call.target, call.runnable, call.arm = target, loaded, target.arm
-        call.values, call.rows, call.request_id = tensor.data, 1, plain.id
-        call.chosen, call.output_names = loaded.every_output, loaded.output_names
-        self._charge(call)
+        call.values, call.request_id = tensor.data, plain.id
+        self._queue_plain(call, target)
         return True
+
+    def _queue_raw_row(self, call: Call, form: Form) -> bool:
+        """Do the same for a gRPC call of a known form."""
+        target = self._table().target(call.model, call.version, call.routing_key)
+        row, values = target.loaded.row, call.values
+        if row is None or values is None or not form.fits(row, len(values)):
+            call.values = None
+            return False
+        self._queue_plain(call, target)
+        return True
+
+    def _queue_plain(self, call: Call, target: Target) -> None:
+        loaded = target.loaded
+        call.target, call.runnable, call.arm = target, loaded, target.arm
+        call.rows, call.chosen, call.output_names = 1, loaded.every_output, loaded.output_names
+        self._charge(call)
 
     def _decode(self, call: Call) -> None:
         if call.protocol == "grpc":
+            call.message = call.message or grpc_message.parse(call.body)
             request = grpc_message.request_of(call.message)
         elif call.header_length is None:
             request = rest_json.decode(call.body)
@@ -154,6 +189,8 @@ class Predictions:
         if not request.inputs:
             raise InvalidInferRequest("inputs", "are missing.", "Send tensors, or entity keys in parameters.entities.")
         self._queue(call, self._table().target(call.model, call.version, call.routing_key))
+        if call.protocol == "grpc" and call.rows == 1 and call.runnable.row is not None:
+            self._forms.learn(call.body, call.message)
 
     async def _with_features(self, call: Call) -> None:
         request = call.request
@@ -243,9 +280,33 @@ class Predictions:
         if row is None or not alike or None in [call.values for call in calls] or not row.gives(outputs, len(calls)):
             deliver_each(calls, run)
             return
-        ended = time.monotonic()
-        self._log.add_run(calls, run.feeds[0], outputs, ended)  # first: an answer given is an answer on record
-        render, limit_headers = target.template.render, self._admissions.limit_headers
+        ended, rows = time.monotonic(), run.feeds[0]
+        over_grpc = [call.protocol == "grpc" for call in calls]
+        if all(over_grpc):
+            self._answer_messages(calls, rows, outputs, ended)
+        elif not any(over_grpc):
+            self._answer_documents(calls, rows, outputs, ended)
+        else:
+            for answer, wanted in ((self._answer_messages, True), (self._answer_documents, False)):
+                at = [place for place, found in enumerate(over_grpc) if found is wanted]
+                answer([calls[place] for place in at], rows[at], [output[at] for output in outputs], ended)
+        self._access_log.answered(calls, ended)
+
+    def _answer_messages(self, calls: list[Call], rows: Array, outputs: Arrays, ended: float) -> None:
+        self._log.add_run(calls, rows, outputs, ended)  # first: an answer given is an answer on record
+        template, limit_headers = calls[0].target.message_template, self._admissions.limit_headers
+        render = template.render
+        for call, row in zip(calls, template.raw_rows(outputs), strict=True):
+            body = render(call.prediction_id, call.request_id, row)
+            quick = call.quick
+            if quick is None:
+                call.answered(Reply(body, None, None, limit_headers(call.admission, ended)))
+            else:
+                quick(body, limit_headers(call.admission, ended))
+
+    def _answer_documents(self, calls: list[Call], rows: Array, outputs: Arrays, ended: float) -> None:
+        self._log.add_run(calls, rows, outputs, ended)
+        render, limit_headers = calls[0].target.template.render, self._admissions.limit_headers
         for call, numbers in zip(calls, printed_rows(outputs), strict=True):
             body = render(call.prediction_id, call.request_id, numbers)
             quick = call.quick
@@ -253,7 +314,6 @@ class Predictions:
                 call.answered(Reply(body, None, None, limit_headers(call.admission, ended)))
             else:
                 quick(body, limit_headers(call.admission, ended))
-        self._access_log.answered(calls, ended)
 
     def _finish(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
         if outputs is None:
@@ -289,11 +349,12 @@ class Predictions:
     def _encode(self, call: Call, outputs: Arrays) -> Reply:
         headers = self._admissions.limit_headers(call.admission, time.monotonic())
         answer = _answer(call, outputs)
+        if call.protocol == "grpc":
+            raw = call.values is not None or call.request.raw_outputs
+            return Reply(grpc_message.encode(answer, raw=raw), limit_headers=headers)
         if call.values is not None:
             return Reply(rest_json.encode(answer), limit_headers=headers)
         request = call.request
-        if call.protocol == "grpc":
-            return Reply(grpc_message.encode(answer, raw=request.raw_outputs), limit_headers=headers)
         binary = _binary_outputs(request, answer)
         if not binary:
             return Reply(rest_json.encode(answer), limit_headers=headers)
