@@ -35,7 +35,7 @@ class SnapshotService:
         """Return the signed snapshot, or None when the given revision is still the newest.
 
         Raises:
-            Unavailable: Postgres is away, or the policy in force fails its own signature.
+            Unavailable: Postgres is away, or the policy in force fails its own signature or digest.
         """
         async with self._database.transaction() as tx:
             newest = await read_revision(tx.session)
@@ -51,6 +51,8 @@ class SnapshotService:
         bundle = await find_bundle(session, state.active_bundle or 0)
         if bundle is None or not self._signer.verifies_text(bundle.signature, bundle.digest):
             raise Unavailable("There is no policy with a good signature to put in force.", code="policy_unsigned")
+        if PolicyBundle(modules=bundle.modules, data=bundle.data).digest() != bundle.digest:
+            raise Unavailable(f"Policy {bundle.version} was altered after it was signed.", code="policy_altered")
         now = self._clock.now()
         records = [
             KeyRecord(
