@@ -20,6 +20,7 @@ from clave_common.clock import Clock
 from clave_common.database import Database
 from clave_common.errors import ClaveError, FailedPrecondition, InvalidArgument, NotFound
 
+from clave_gateway.domain.policy_text import fault_of
 from clave_gateway.policy_cases import engine_with, read_cases, run_cases
 from clave_gateway.policy_files import shipped_policy_dir
 from clave_gateway.policy_fuzz import fuzz
@@ -80,7 +81,7 @@ class PolicyService:
 
         Raises:
             PermissionDenied: The caller may not write policies.
-            InvalidArgument: It does not compile, or its data lack a part.
+            InvalidArgument: It does not compile, reaches beyond the policy, or its data lack a part.
         """
         decision = await self._access.require(
             caller, "policy:bundle.write", Resource("bundle", "policies/new", {"tenant": PLATFORM})
@@ -90,6 +91,8 @@ class PolicyService:
         missing = sorted(_DATA_REQUIRED - set(bundle.data))
         if missing:
             raise InvalidArgument(f"The data lack {', '.join(missing)}.", field="data", code="policy_data_incomplete")
+        if fault := fault_of(bundle.modules):
+            raise InvalidArgument(fault, field="modules", code="policy_invalid")
         EmbeddedEngine().use(bundle)
         digest = bundle.digest()
         async with self._database.transaction() as tx:
