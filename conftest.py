@@ -15,6 +15,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_root] = servers.make_session_root()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: whatever is short then fills the other workers to the end."""
+    order = ("e2e", "stack", "integration")
+    items.sort(key=lambda item: next((place for place, mark in enumerate(order) if mark in item.keywords), len(order)))
+
+
 def pytest_report_header() -> str:
     """Say which OPA judges beside the embedded engine."""
     program = opa_program()

@@ -15,6 +15,7 @@ import uvicorn
 from clave_common.migrations import migrate
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
+from clave_testing.servers import BUSY_S
 
 pytestmark = pytest.mark.integration
 API = "/api/gateway/v1"
@@ -114,14 +115,14 @@ async def test_a_key_is_rotated_with_both_working_and_then_revoked(live: Live) -
         answer = await live.send("GET", "/whoami", key=key)
         assert answer.json()["subject"] == "app:shop"
     assert (await live.send("DELETE", f"/keys/{made['id']}")).status_code == 204
-    await live.answers(401, "/whoami", key=made["key"], seconds=2.0)
+    await live.answers(401, "/whoami", key=made["key"], seconds=BUSY_S)
     assert (await live.send("GET", "/whoami", key=successor["key"])).status_code == 200
 
 
 async def test_a_removed_principal_loses_keys_roles_and_its_name_for_good(live: Live) -> None:
     key = (await live.send("POST", "/keys", {"name": "gone", "role": "viewer"})).json()["key"]
     assert (await live.send("DELETE", "/principals/app:gone")).status_code == 204
-    await live.answers(401, "/whoami", key=key, seconds=2.0)
+    await live.answers(401, "/whoami", key=key, seconds=BUSY_S)
     bindings = (await live.send("GET", "/bindings")).json()["bindings"]
     assert [one for one in bindings if one["subject"] == "app:gone"] == []
     again = await live.send("POST", "/principals", {"id": "app:gone"})
@@ -131,7 +132,7 @@ async def test_a_removed_principal_loses_keys_roles_and_its_name_for_good(live: 
 async def test_only_who_holds_a_groups_roles_may_put_somebody_into_it(live: Live) -> None:
     await live.send("POST", "/bindings", {"subject": "group:bosses", "role": "ml-engineer"})
     giver = (await live.send("POST", "/keys", {"name": "lead", "kind": "user", "role": "tenant-admin"})).json()["key"]
-    await live.answers(200, "/principals", key=giver, seconds=5.0)
+    await live.answers(200, "/principals", key=giver, seconds=BUSY_S)
     made = await live.send("POST", "/principals", {"id": "user:eve", "groups": ["bosses"]}, key=giver)
     assert (made.status_code, "privilege_escalation" in made.text) == (403, True), made.text
     assert (await live.send("POST", "/principals", {"id": "user:eve"}, key=giver)).status_code == 201

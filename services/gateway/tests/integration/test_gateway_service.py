@@ -14,6 +14,7 @@ from clave_common.access.service_tokens import ServiceTokenMinter
 from clave_common.migrations import migrate
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
+from clave_testing.servers import BUSY_S
 
 pytestmark = pytest.mark.integration
 API = "/api/gateway/v1"
@@ -98,7 +99,7 @@ async def test_a_key_works_at_once_and_is_refused_after_revocation(gateway: Runn
     async def refused() -> bool:
         return (await gateway.http.get(f"{API}/whoami", headers=gateway.key(key["key"]))).status_code == 401
 
-    await eventually(refused, what="refusal of a revoked key", seconds=2.0)
+    await eventually(refused, what="refusal of a revoked key", seconds=BUSY_S)
 
 
 async def test_without_or_with_a_wrong_credential_nothing_is_answered(gateway: Running) -> None:
@@ -193,7 +194,7 @@ async def test_lockdown_refuses_changes_but_not_administration(gateway: Running)
         assert answer.status_code == 200, answer.text
         return answer.json() == {"decision": False, "context": {"reasons": ["lockdown"]}}
 
-    await eventually(locked, what="lockdown", seconds=2.0)
+    await eventually(locked, what="lockdown", seconds=BUSY_S)
     off = await gateway.http.put(f"{API}/lockdown", json={"on": False, "reason": "key revoked"}, headers=admin)
     assert off.status_code == 200
 
@@ -222,7 +223,7 @@ async def test_a_policy_is_planned_before_it_is_activated_and_rolls_back(gateway
         answer = await gateway.http.post(f"{API}/keys", json={"name": "z", "role": "viewer"}, headers=admin)
         return answer.status_code == 403 and "mfa_required" in answer.json()["reasons"]
 
-    await eventually(demands_mfa, what="the new policy in force", seconds=3.0)
+    await eventually(demands_mfa, what="the new policy in force", seconds=BUSY_S)
 
 
 async def test_a_policy_that_does_not_compile_is_refused(gateway: Running) -> None:

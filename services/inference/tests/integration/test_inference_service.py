@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import orjson
 import pytest
 from clave_contracts.events import PREDICTION_STREAM, PredictionRecord
+from clave_contracts.prediction_batches import documents
 from clave_testing.servers import BUSY_S, wait_until
 from redis import Redis
 
@@ -25,7 +25,7 @@ def ask(service: Any, body: Any = BODY, **options: Any) -> httpx.Response:
 def records(url: str) -> list[PredictionRecord]:
     with Redis.from_url(url) as redis:
         entries = redis.xrange(PREDICTION_STREAM)
-    return [PredictionRecord.model_validate(item) for _, fields in entries for item in orjson.loads(fields[b"body"])]
+    return [PredictionRecord.model_validate(item) for _, fields in entries for item in documents(fields[b"body"])]
 
 
 def test_a_prediction_is_governed_answered_and_recorded(service: Any, redis_url: str) -> None:
