@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
-import orjson
 import pytest
 import uvicorn
 from clave_common.access import Access
@@ -20,6 +19,7 @@ from clave_common.access.model import Caller, Decision, RateLimit, Resource
 from clave_common.access.verification import Presented
 from clave_common.errors import Unauthenticated
 from clave_common.service_app import create_service_app
+from clave_contracts.prediction_batches import documents
 from clave_contracts.registry import (
     Artifact,
     DesiredEndpoint,
@@ -198,7 +198,7 @@ class FakeStream:
         return True
 
     def records(self) -> list[dict]:
-        return [record for body in self.entries for record in orjson.loads(body)]
+        return [record for body in self.entries for record in documents(body)]
 
 
 class FakeFeatures:

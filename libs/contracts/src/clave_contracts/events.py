@@ -142,7 +142,8 @@ class RunStarted(BaseModel):
 class PredictionRecord(BaseModel):
     """One answered inference request, as inference logs it (one per request, all its rows).
 
-    On the stream `clave.predictions` an entry has the fields ``id`` (of the batch) and ``body``: a JSON array of these.
+    On the stream `clave.predictions` an entry has the fields ``id`` (of the batch) and ``body``: some of these, in
+    one of the two forms of `prediction_batches`.
 
     Attributes:
         id: Prediction id; a row is named ``<id>:<row>``.

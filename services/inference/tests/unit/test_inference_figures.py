@@ -4,35 +4,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clave_contracts.prediction_batches import kind_part, record_part, table_part
 from clave_inference.domain.limits import Bucket, RowBudget, Spend
 from clave_inference.metrics import Counts, PredictionMetrics
 from clave_inference.runtime.row_ledger import RowLedger
 from clave_inference.services.prediction_log import PredictionLog
-from clave_inference.services.prediction_records import RowsRun, RunKind
+from clave_inference.services.prediction_records import Piece, RunKind
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.metrics_board import MetricsBoard
 from clave_inference.storage.spool import Spool
 from prometheus_client import CollectorRegistry, generate_latest
 
-KIND = RunKind("churn", "1", "live", "rest", b'{"endpoint":"churn"', "<f4", "<f4", "")
+SHARED = {"endpoint": "churn", "model": "churn", "model_version": 1, "arm": "live", "columns": ["a", "b"]}
+PART = kind_part(SHARED, dtype="<f4", score_dtype="<f4", label_dtype="")
+KIND = RunKind("churn", "1", "live", "rest", PART, "<f4")
 
 
-def rows_run(*ids: str) -> RowsRun:
+def rows_run(*ids: str) -> Piece:
     count = len(ids)
-    rows = np.arange(count * 2, dtype=np.float32)
-    scores = np.full(count, 0.25, np.float32)
-    return RowsRun(
-        KIND,
-        list(ids),
-        ["app:web"] * count,
-        [None] * count,
-        [1.0] * count,
-        1.002,
-        1e9,
-        rows.tobytes(),
-        scores.tobytes(),
-        b"",
+    scores = np.full(count, 0.25, np.float32).tobytes()
+    table = table_part(
+        ids=ids,
+        principals=["app:web"] * count,
+        traces=None,
+        at_s=[1e9] * count,
+        latencies_s=[0.002] * count,
+        rows=np.arange(count * 2, dtype=np.float32).tobytes(),
+        scores=scores,
+        labels=b"",
     )
+    return Piece(table, count, KIND, [0.002] * count, scores)
 
 
 def answered(metrics: PredictionMetrics, *ids: str) -> None:
@@ -105,8 +106,8 @@ async def test_a_request_needs_room_in_every_bucket_and_takes_from_all_or_none()
 async def test_what_a_killed_process_logged_comes_back(bench: Any, tmp_path: Path) -> None:
     killed = Journal(tmp_path / "j")
     log = log_with(bench, tmp_path, killed)
-    log._take(rows_run("a", "b"), 2)
-    log._take(b'{"id":"c","latency_ms":1}', 1)
+    log._take(rows_run("a", "b"))
+    log._take(Piece(record_part(b'{"id":"c","latency_ms":1}'), 1))
     journal = Journal(tmp_path / "j")
     with (tmp_path / "j.a").open("ab") as file:
         file.write(b"\xff\0\0\0torn")
@@ -124,9 +125,9 @@ async def test_what_a_killed_process_logged_comes_back(bench: Any, tmp_path: Pat
 async def test_a_flush_leaves_nothing_in_the_journal_but_what_came_since(bench: Any, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     log = log_with(bench, tmp_path, journal)
-    log._take(rows_run("a"), 1)
+    log._take(rows_run("a"))
     await log.flush()
-    log._take(rows_run("b"), 1)
+    log._take(rows_run("b"))
     assert len(journal.left_behind()) == 1
     await log.close()
     assert [record["id"] for record in bench.stream.records()] == ["a", "b"]

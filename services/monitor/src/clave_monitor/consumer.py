@@ -7,6 +7,7 @@ from clave_common.database import Database
 from clave_common.logs import get_logger
 from clave_common.streams import Entry
 from clave_contracts.events import Event, PredictionRecord, RunFinished, RunStarted
+from clave_contracts.prediction_batches import MalformedBatch, documents
 from pydantic import TypeAdapter, ValidationError
 
 from clave_monitor.runtime.metrics import Metrics
@@ -31,10 +32,11 @@ class PredictionConsumer:
         records: list[PredictionRecord] = []
         for entry in entries:
             try:
-                found = _RECORDS.validate_json(entry.body)
-            except ValidationError as error:
+                found = _RECORDS.validate_python(documents(entry.body))
+            except (MalformedBatch, ValidationError) as error:
                 self._metrics.batch_malformed()
-                _log.warning("prediction_batch_malformed", entry=entry.id, errors=error.error_count())
+                faults = error.error_count() if isinstance(error, ValidationError) else 1
+                _log.warning("prediction_batch_malformed", entry=entry.id, errors=faults)
                 continue
             sound = [record for record in found if _is_sound(record)]
             if len(sound) < len(found):

@@ -1,7 +1,7 @@
 """Records every answered request for the monitor, without ever delaying an answer.
 
 What ran together is kept together, and stands in the journal on disk before its answers leave. A flush, a few
-milliseconds later, counts it, encodes it (`prediction_records`) and adds it to the stream. While Redis is away, or the
+milliseconds later, counts it and adds it to the stream (`prediction_records`). While Redis is away, or the
 stream is full because nobody reads it, entries go to the spool on disk and follow later, in order. What neither place
 could hold is counted; nothing is lost in silence.
 """
@@ -26,9 +26,8 @@ from clave_inference.services.call import Call
 from clave_inference.services.prediction_records import (
     Piece,
     RunKinds,
-    encode_pieces,
-    from_journal,
-    journal_form,
+    batches,
+    recovered,
 )
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool, SpoolFull
@@ -129,13 +128,14 @@ class PredictionLog:
         self._recover()
 
     def _recover(self) -> None:
-        left = [from_journal(form) for form in self._journal.left_behind()]
-        records = list(encode_pieces(left))
-        for start in range(0, len(records), _RECORDS_PER_ENTRY):
-            part = records[start : start + _RECORDS_PER_ENTRY]
-            self._keep(new_id("plb"), b"[" + b",".join(part) + b"]", len(part))
-        if records:
-            _log.warning("prediction_journal_recovered", records=len(records))
+        """Keep what a killed process left behind; the same parts go on to the stream."""
+        forms = self._journal.left_behind()
+        sound = [piece for form in forms if (piece := recovered(form))]
+        for body, records in batches(sound, _RECORDS_PER_ENTRY):
+            self._keep(new_id("plb"), body, records)
+        if forms:
+            records = sum(piece.records for piece in sound)
+            _log.warning("prediction_journal_recovered", records=records, damaged_pieces=len(forms) - len(sound))
         self._journal.clear()
 
     def add_run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> None:
@@ -147,22 +147,22 @@ class PredictionLog:
             outputs: What they got, the same number of rows.
             ended: Monotonic seconds.
         """
-        self._take(self._kinds.run(calls, rows, outputs, ended), len(calls))
+        self._take(self._kinds.run(calls, rows, outputs, ended))
 
     def add(self, call: Call) -> None:
         """Take any one request; never waits."""
-        self._take(self._kinds.encode(call), 1)
+        self._take(self._kinds.record(call))
         if call.error is None and call.arm != SHADOW:
             self._metrics.succeeded(call)
 
-    def _take(self, piece: Piece, records: int) -> None:
+    def _take(self, piece: Piece) -> None:
         before = self._held
         if before >= self._buffered_max:
-            self.dropped += records
+            self.dropped += piece.records
             return
-        self._journal.write(journal_form(piece))
+        self._journal.write(piece.journal_form())
         self._pieces.append(piece)
-        self._held = held = before + records
+        self._held = held = before + piece.records
         if not before or before < _RECORDS_PER_ENTRY <= held:
             self._wake.set()
 
@@ -201,16 +201,14 @@ class PredictionLog:
             return
         self._held = 0
         segment = self._journal.turn()
-        self._metrics.succeeded_together(piece for piece in pieces if not isinstance(piece, bytes))
-        records = list(encode_pieces(pieces))
-        for start in range(0, len(records), _RECORDS_PER_ENTRY):
-            part = records[start : start + _RECORDS_PER_ENTRY]
-            entry_id, body = new_id("plb"), b"[" + b",".join(part) + b"]"
+        self._metrics.succeeded_together(piece for piece in pieces if piece.kind is not None)
+        for body, records in batches(pieces, _RECORDS_PER_ENTRY):
+            entry_id = new_id("plb")
             # Entries keep their order: while the spool holds older ones, new ones queue behind them.
             if self._spool.entries or not await self._sent(entry_id, body):
-                self._keep(entry_id, body, len(part))
+                self._keep(entry_id, body, records)
             else:
-                self.logged += len(part)
+                self.logged += records
         self._journal.finished(segment)
 
     async def _sent(self, entry_id: str, body: bytes) -> bool:

@@ -1,123 +1,141 @@
-"""What the prediction log says about a request: `PredictionRecord` documents, encoded as cheaply as may be.
+"""What the prediction log says about a request: parts of a batch on the stream, made as cheaply as may be.
 
-Ordinary requests (one row) that ran together are kept as they are, a `RowsRun`, until the log is flushed. Then runs of
-one kind become one array, the JSON writer prints it in one pass, and what repeats (endpoint, version, arm, columns) is
-encoded once. Every other request is encoded by itself, at once.
+Ordinary requests (one row) that ran together are one table: their numbers as they lie in memory, what repeats
+(endpoint, version, arm, columns) encoded once. Every other request is a `PredictionRecord` of its own, as JSON. The
+same bytes go into the journal and onto the stream, where `clave_contracts.prediction_batches` reads them.
 """
 
-import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import orjson
+from clave_contracts.prediction_batches import MalformedBatch, batch, documents, kind_part, record_part, table_part
 from numpy.typing import NDArray
 
 from clave_inference.runtime.loaded_version import LoadedVersion
 from clave_inference.services.call import Call
 
 _HEADS_MAX: Final = 1_000
-_SECONDS_MAX: Final = 16
 _WRITE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
-class RunKind(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What runs have in common whose rows may stand in one array.
+class RunKind(msgspec.Struct, frozen=True, gc=False):
+    """What runs have in common whose rows look alike.
 
     Attributes:
-        head: The members of a record that repeat, as JSON without the closing brace.
-        dtype: Of the rows.
+        part: All of it, as a part of a batch.
         score_dtype: Of the scores; empty where there are none.
-        label_dtype: Of the predicted classes; empty where there are none.
     """
 
     endpoint: str
     version: str
     arm: str
     protocol: str
-    head: bytes
-    dtype: str
+    part: bytes
     score_dtype: str
-    label_dtype: str
 
 
-class RowsRun(msgspec.Struct, array_like=True, gc=False):
-    """Ordinary requests that ran together, before they are encoded; one entry per request in every list.
+class Piece(msgspec.Struct, gc=False):
+    """What waits for a flush: ordinary requests that ran together, or records that are encoded already.
 
     Attributes:
-        ended: Monotonic seconds.
-        offset: From monotonic seconds to those since 1970.
-        rows: The rows' bytes.
+        part: All of it, as parts of a batch; of a run without its kind's.
+        records: How many there are.
+        kind: Of a run.
+        latencies_s: Of a run, one per request.
+        scores: Of a run, the scores' bytes.
     """
 
-    kind: RunKind
-    ids: list[str]
-    principals: list[str]
-    traces: list[str | None]
-    began: list[float]
-    ended: float
-    offset: float
-    rows: bytes
-    scores: bytes
-    labels: bytes
+    part: bytes
+    records: int
+    kind: RunKind | None = None
+    latencies_s: Sequence[float] = ()
+    scores: bytes = b""
+
+    def journal_form(self) -> bytes:
+        """Give the bytes for the journal: parts that make sense by themselves."""
+        return self.part if self.kind is None else self.kind.part + self.part
 
 
-Piece = RowsRun | bytes
-"""What waits for a flush: a run, or one encoded record."""
-
-_encode_run = msgspec.msgpack.Encoder().encode
-_decode_run = msgspec.msgpack.Decoder(RowsRun).decode
-
-
-def journal_form(piece: Piece) -> bytes:
-    """Give the bytes of a piece for the journal."""
-    return piece if isinstance(piece, bytes) else _encode_run(piece)
+def recovered(form: bytes) -> Piece | None:
+    """Make a piece of the journal's bytes again; None where they are damaged."""
+    try:
+        return Piece(form, len(documents(batch((form,)))))
+    except MalformedBatch:
+        return None
 
 
-def from_journal(form: bytes) -> Piece:
-    """Read a piece back; JSON records begin with a brace, runs never do."""
-    return form if form.startswith(b"{") else _decode_run(form)
+def batches(pieces: Iterable[Piece], records_max: int) -> Iterator[tuple[bytes, int]]:
+    """Join pieces into bodies of entries, in their order.
+
+    Args:
+        pieces: What waited.
+        records_max: Records in one body, unless a single piece has more.
+
+    Returns:
+        Every body, and how many records it holds.
+    """
+    parts: list[bytes] = []
+    held = 0
+    kind: RunKind | None = None
+    for piece in pieces:
+        if held and held + piece.records > records_max:
+            yield batch(parts), held
+            parts, held, kind = [], 0, None
+        if piece.kind is not None and piece.kind is not kind:
+            kind = piece.kind
+            parts.append(kind.part)
+        parts.append(piece.part)
+        held += piece.records
+        if piece.kind is None:
+            kind = None  # recovered parts may bring a kind of their own
+    if held:
+        yield batch(parts), held
 
 
 class RunKinds:
-    """Makes runs and records; remembers what repeats in them."""
+    """Makes pieces; remembers what repeats in them."""
 
     def __init__(self) -> None:
         self._heads: dict[tuple[Any, ...], bytes] = {}
         self._kinds: dict[tuple[Any, ...], RunKind] = {}
 
-    def run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> RowsRun:
+    def run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> Piece:
         """Describe calls of one row on one target; arguments as of `PredictionLog.add_run`."""
         loaded = calls[0].runnable
         names = loaded.output_names
         scores, labels = loaded.scores(outputs, names), loaded.labels(outputs, names)
-        return RowsRun(
-            self._kind(calls[0], rows, scores, labels),
-            [call.prediction_id for call in calls],
-            [call.admission.caller.subject_id for call in calls],
-            [None if call.trace is None else call.trace.trace_id for call in calls],
-            [call.began for call in calls],
-            ended,
-            time.time() - ended,
-            rows.tobytes(),
-            b"" if scores is None else scores.tobytes(),
-            b"" if labels is None else labels.tobytes(),
+        given = b"" if scores is None else scores.tobytes()
+        offset = time.time() - ended
+        traces = [None if call.trace is None else call.trace.trace_id for call in calls]
+        latencies_s = [ended - call.began for call in calls]
+        table = table_part(
+            ids=[call.prediction_id for call in calls],
+            principals=[call.admission.caller.subject_id for call in calls],
+            traces=traces if any(traces) else None,
+            at_s=[call.began + offset for call in calls],
+            latencies_s=latencies_s,
+            rows=rows.tobytes(),
+            scores=given,
+            labels=b"" if labels is None else labels.tobytes(),
         )
+        return Piece(table, len(calls), self._kind(calls[0], rows, scores, labels), latencies_s, given)
 
-    def encode(self, call: Call) -> bytes:
-        """Encode any one request."""
+    def record(self, call: Call) -> Piece:
+        """Describe any one request."""
         key = _repeating(call)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _HEADS_MAX:
                 self._heads.clear()
-            head = self._heads[key] = _head(call) + b","
+            head = self._heads[key] = orjson.dumps(_repeated(call))[:-1] + b","
         offset = time.time() - time.monotonic()
-        return head + orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)[1:]
+        text = head + orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)[1:]
+        return Piece(record_part(text), 1)
 
     def _kind(
         self, call: Call, rows: NDArray[Any], scores: NDArray[Any] | None, labels: NDArray[Any] | None
@@ -128,78 +146,17 @@ class RunKinds:
         if kind is None:
             if len(self._kinds) >= _HEADS_MAX:
                 self._kinds.clear()
+            score_dtype = "" if scores is None else scores.dtype.str
+            part = kind_part(
+                _repeated(call),
+                dtype=rows.dtype.str,
+                score_dtype=score_dtype,
+                label_dtype="" if labels is None else labels.dtype.str,
+            )
             kind = self._kinds[key] = RunKind(
-                target.endpoint.name,
-                target.version_text,
-                target.arm,
-                call.protocol,
-                _head(call),
-                rows.dtype.str,
-                "" if scores is None else scores.dtype.str,
-                "" if labels is None else labels.dtype.str,
+                target.endpoint.name, target.version_text, target.arm, call.protocol, part, score_dtype
             )
         return kind
-
-
-def encode_pieces(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """Encode what waited, in its order, one record at a time."""
-    for kind, group in itertools.groupby(pieces, _kind_of):
-        if kind is None:
-            yield from (piece for piece in group if isinstance(piece, bytes))
-        else:
-            yield from _encode_runs(kind, [piece for piece in group if isinstance(piece, RowsRun)])
-
-
-def _kind_of(piece: Piece) -> RunKind | None:
-    return None if isinstance(piece, bytes) else piece.kind
-
-
-def _encode_runs(kind: RunKind, runs: list[RowsRun]) -> Iterator[bytes]:
-    count = sum(len(run.ids) for run in runs)
-    values = _texts(b"".join([run.rows for run in runs]), kind.dtype, (count, -1))
-    scores = _texts(b"".join([run.scores for run in runs]), kind.score_dtype, (count, 1)) or [b""] * count
-    labels = _texts(b"".join([run.labels for run in runs]), kind.label_dtype, (count, 1))
-    classes = [b"[%b]" % label for label in labels] or [b"null"] * count
-    head = kind.head
-    place = 0
-    for run in runs:
-        ended, offset = run.ended, run.offset
-        for record_id, principal, trace, began in zip(run.ids, run.principals, run.traces, run.began, strict=True):
-            second, microsecond = divmod(int((began + offset) * 1e6), 1_000_000)
-            yield (
-                b'%b%b,"id":"%b","principal":%b,"at":"%b.%06dZ","values":[[%b]],"score":[%b],"label":%b,"latency_ms":%b}'
-                % (
-                    head,
-                    b"" if trace is None else b',"trace_id":%b' % orjson.dumps(trace),
-                    record_id.encode(),
-                    _json_text(principal),
-                    _second_text(second),
-                    microsecond,
-                    values[place],
-                    scores[place],
-                    classes[place],
-                    repr(round((ended - began) * 1e3, 3)).encode(),
-                )
-            )
-            place += 1
-
-
-def _texts(data: bytes, dtype: str, shape: tuple[int, int]) -> list[bytes]:
-    """Print rows of numbers as JSON without brackets; none where there is no dtype."""
-    if not dtype:
-        return []
-    array = np.frombuffer(data, dtype).reshape(shape)
-    return orjson.dumps(array, option=_WRITE)[2:-2].split(b"],[")
-
-
-@lru_cache(_HEADS_MAX)
-def _json_text(text: str) -> bytes:
-    return orjson.dumps(text)
-
-
-@lru_cache(_SECONDS_MAX)
-def _second_text(second: int) -> bytes:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def _repeating(call: Call) -> tuple[Any, ...]:
@@ -209,10 +166,10 @@ def _repeating(call: Call) -> tuple[Any, ...]:
     return endpoint.name, endpoint.tenant, loaded.model, loaded.version, target.arm, call.protocol
 
 
-def _head(call: Call) -> bytes:
-    """Encode the members that a call shares with others of its kind, without the closing brace."""
+def _repeated(call: Call) -> dict[str, Any]:
+    """Give the members of a record that a call shares with others of its kind."""
     target = call.target
-    document = {
+    return {
         "endpoint": target.endpoint.name,
         "model": target.loaded.model,
         "model_version": target.loaded.version,
@@ -221,7 +178,6 @@ def _head(call: Call) -> bytes:
         "protocol": call.protocol,
         "columns": _columns(target.loaded, call.feeds_as_sent),
     }
-    return orjson.dumps(document)[:-1]
 
 
 def _plain(value: Any) -> Any:
