@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -71,9 +70,10 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
 
 
 async def until(gateway: Gateway, holds: Callable[[httpx.Response], bool], path: str = "/keys") -> None:
-    async with asyncio.timeout(15):
-        while not holds(await gateway.send("GET", path)):
-            await asyncio.sleep(0.02)
+    deadline = asyncio.get_running_loop().time() + 15
+    while not holds(await gateway.send("GET", path)):
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.02)
 
 
 async def uploaded(gateway: Gateway) -> int:
