@@ -14,7 +14,6 @@ from clave_common.errors import ClaveError, InvalidArgument
 from clave_common.status import PROTOCOL_INVALID_STATUS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import BodyTooLarge, InvalidInferRequest
 from clave_inference.domain.trace import trace_of
 from clave_inference.http_answers import (
@@ -147,8 +146,6 @@ def _call(
     )
     if bridged:
         call.protocol = "grpc"
-        call.message = grpc_message.parse(body)
-        call.model, call.version = call.message.model_name, call.message.model_version or None
         call.deadline = grpc_deadline(headers.get(b"grpc-timeout"))
     return call
 

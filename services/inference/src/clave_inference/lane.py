@@ -22,8 +22,6 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from clave_inference.codecs import grpc_message
-from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.hot_route import credential_from, grpc_deadline
 from clave_inference.http_answers import BRIDGE_PATH, JSON, PROTOBUF, infer_target, rendered, rendered_for_bridge
 from clave_inference.lane_plan import Plan, plan_key
@@ -248,13 +246,7 @@ class Lane(HttpToolsProtocol):
             trace=plan.trace,
         )
         if plan.bridged:
-            try:
-                call.message = grpc_message.parse(body)
-            except InvalidInferRequest as refusal:
-                self._answer(Reply(error=refusal))
-                return
             call.protocol = "grpc"
-            call.model, call.version = call.message.model_name, call.message.model_version or None
             call.deadline = grpc_deadline(plan.timeout)
         if self._lane_cycle.keep_alive:
             call.quick = self._answer_quickly

@@ -31,7 +31,6 @@ from clave_contracts.inference_grpc import health_pb2 as health
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 
 from clave_inference import __version__
-from clave_inference.codecs import grpc_message
 from clave_inference.domain.trace import trace_of
 from clave_inference.reflection import SERVICES as REFLECTION_SERVICES
 from clave_inference.reflection import Reflection
@@ -188,15 +187,14 @@ class ProtocolServer:
 
     def _infer(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            message = grpc_message.parse(body)
             left_s, metadata = context.time_remaining(), _metadata(context)
             call = Call(
                 "grpc",
-                message.model_name,
-                message.model_version or None,
+                "",
+                None,
                 _credential(context),
                 began=time.monotonic(),
-                message=message,
+                body=body,
                 routing_key=metadata.get("x-routing-key"),
                 trace=trace_of(metadata.get("traceparent"), metadata.get("tracestate")),
                 deadline=None if left_s is None else time.monotonic() + left_s,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from clave_inference.domain.errors import DeadlinePassed, Overloaded
 
 Arrays = Sequence[NDArray[Any]]
+_LISTS, _BYTES = {list}, {bytes}
 _SMOOTHING = 0.01  # per row: large runs say more about large runs
 _SMOOTHING_MAX = 0.5
 _GROWTH_MAX = 20.0  # one run that the collector of garbage fell into says little
@@ -67,8 +68,11 @@ class Waiting(Protocol):
         ...
 
     @property
-    def values(self) -> "list[float | None] | None":
-        """Its single row where it is a plain one; then `feeds` is the same as an array, made when asked for."""
+    def values(self) -> "list[float | None] | bytes | None":
+        """Its single row where it is a plain one; then `feeds` is the same as an array, made when asked for.
+
+        Bytes are the row's numbers in the model's own datatype.
+        """
         ...
 
     @property
@@ -280,8 +284,11 @@ def joined(part: list[Waiting]) -> Arrays:
     row = first.runnable.row
     if row is not None:
         rows = [request.values for request in part]
-        if None not in rows:
+        kinds = set(map(type, rows))
+        if kinds == _LISTS:
             return (_strict.context.run(np.array, rows, row.dtype),)
+        if kinds == _BYTES:
+            return (np.frombuffer(b"".join(rows), row.dtype).reshape(len(rows), -1),)  # type: ignore[arg-type]  # see above
     if len(part) == 1:
         return first.feeds
     if len(first.feeds) == 1:

@@ -13,6 +13,7 @@ from clave_common.errors import ClaveError
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from clave_inference.codecs.grpc_forms import Form
     from clave_inference.domain.tensors import InferenceRequest
     from clave_inference.domain.trace import Trace
     from clave_inference.runtime.loaded_version import LoadedVersion
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from clave_inference.services.serving import Target
 
 Protocol = Literal["rest", "grpc"]
-Arrays = Sequence[NDArray[Any]]
+Array = NDArray[Any]
+Arrays = Sequence[Array]
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +51,9 @@ class Call:
     """One request.
 
     Attributes:
-        body: The REST body.
-        message: The parsed `ModelInferRequest` of a gRPC call.
+        body: The REST body, or the bytes of a gRPC call's `ModelInferRequest`, which names model and version itself.
+        message: The parsed `ModelInferRequest`, once it was parsed.
+        form: What stands before a gRPC call's row, where that is known.
         header_length: ``Inference-Header-Content-Length`` where the request has binary tensors.
         deadline: Monotonic seconds after which nobody waits any more.
         began: Monotonic seconds at which the request was complete.
@@ -62,7 +65,7 @@ class Call:
         wants_explanation: Whether the answer shall explain its rows.
         explanation: Why the rows score as they do, once that is known.
         values: The one row of an ordinary request, as decoded; None for every other request. Rows that run together
-            become one array together, which costs a third of making an array of each.
+            become one array together, which costs a third of making an array of each. A gRPC call brings bytes.
         request_id: The caller's own name for the request.
     """
 
@@ -80,6 +83,7 @@ class Call:
         "error",
         "explanation",
         "features",
+        "form",
         "header_length",
         "message",
         "model",
@@ -107,7 +111,8 @@ class Call:
     target: "Target"
     runnable: "LoadedVersion"
     arm: str
-    values: "list[float | None] | None"
+    values: "list[float | None] | bytes | None"
+    form: "Form | None"
     request_id: str | None
     rows: int
     chosen: tuple[int, ...]
@@ -127,7 +132,6 @@ class Call:
         *,
         began: float,
         body: bytes = b"",
-        message: Any = None,
         header_length: bytes | None = None,
         routing_key: str | None = None,
         deadline: float | None = None,
@@ -139,7 +143,8 @@ class Call:
         self.credential = credential
         self.began = began
         self.body = body
-        self.message = message
+        self.message: Any = None
+        self.form = None
         self.header_length = header_length
         self.routing_key = routing_key
         self.deadline = deadline
@@ -177,6 +182,8 @@ class Call:
 
     def _as_array(self) -> tuple[NDArray[Any], ...]:
         row = self.runnable.row
+        if isinstance(self.values, bytes) and row is not None:
+            return (np.frombuffer(self.values, row.dtype).reshape(1, -1),)
         return (np.array([self.values], None if row is None else row.dtype),)
 
     def finish(self, outputs: Arrays | None, error: Exception | None) -> None:

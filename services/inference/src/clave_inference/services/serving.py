@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from clave_inference.codecs.answer_template import AnswerTemplate
+from clave_inference.codecs.grpc_template import MessageTemplate
 from clave_inference.domain.errors import ModelNotReady, ModelUnknown
 from clave_inference.domain.routing import Arm, ArmRole, Route, place_of
 from clave_inference.runtime.loaded_version import LoadedVersion
@@ -17,13 +18,21 @@ VersionKey = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Governance:
-    """What policy wants to know about a version."""
+    """What policy and callers want to know about a version, as the registry says it now.
+
+    Attributes:
+        manifest_digest: Names all the version's files.
+        signature_verified: Whether a key that the registry trusts signed these very files. Their bytes are hashed
+            before they are loaded, so what was signed is what answers.
+    """
 
     tenant: str
     status: str
     rate_limit_per_minute: float
     contributors: tuple[str, ...] = ()
     allowed_namespaces: tuple[str, ...] = ()
+    manifest_digest: str = ""
+    signature_verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +61,14 @@ class Target:
     shadows: "tuple[Target, ...]" = ()
     version_text: str = field(init=False)
     template: AnswerTemplate = field(init=False)
+    message_template: MessageTemplate = field(init=False)
 
     def __post_init__(self) -> None:
         loaded = self.loaded
         self.version_text = str(loaded.version)
-        self.template = AnswerTemplate(
-            model_name=self.endpoint.name,
-            model_version=self.version_text,
-            arm=self.arm,
-            outputs=loaded.signature.outputs,
-        )
+        name, version, outputs = self.endpoint.name, self.version_text, loaded.signature.outputs
+        self.template = AnswerTemplate(model_name=name, model_version=version, arm=self.arm, outputs=outputs)
+        self.message_template = MessageTemplate(model_name=name, model_version=version, arm=self.arm, outputs=outputs)
 
 
 @dataclass(frozen=True, slots=True)
