@@ -309,11 +309,13 @@ def signature_of(version: DesiredVersion) -> Signature:
 
 
 def governance_of(version: DesiredVersion) -> Governance:
-    """Read what policy wants to know about a version."""
+    """Read what policy and callers want to know about a version."""
     return Governance(
         version.tenant,
         version.status,
         version.rate_limit_per_minute,
         tuple(version.contributors),
         tuple(version.allowed_namespaces),
+        version.manifest_digest,
+        version.signature_verified,
     )

@@ -10,7 +10,7 @@ from clave_inference.domain.errors import ModelNotReady
 from clave_inference.domain.signature import TensorSpec
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.runtime.loaded_version import LoadedVersion
-from clave_inference.services.serving import ServedEndpoint, ServingTable
+from clave_inference.services.serving import Governance, ServedEndpoint, ServingTable
 
 SERVER_NAME = "clave-inference"
 PLATFORM = "onnx_onnxv1"
@@ -37,6 +37,18 @@ class Description:
     endpoint: ServedEndpoint
     loaded: LoadedVersion
     versions: list[int]
+    governance: Governance
+
+    def provenance(self) -> dict[str, Any]:
+        """Say which version this is, and whether its files are signed by a key that the registry trusts."""
+        return {
+            "model": self.loaded.model,
+            "version": str(self.loaded.version),
+            "status": self.governance.status,
+            "manifest_digest": self.governance.manifest_digest,
+            "onnx_digest": self.loaded.digest,
+            "signature_verified": self.governance.signature_verified,
+        }
 
 
 class Describe:
@@ -56,14 +68,15 @@ class Describe:
         table = self._table()
         endpoint = table.endpoint(name)
         loaded = table.pinned(endpoint, version) if version else table.live(endpoint)
-        return Description(endpoint, loaded, table.versions_of(endpoint))
+        governance = table.governance[(loaded.model, loaded.version)]
+        return Description(endpoint, loaded, table.versions_of(endpoint), governance)
 
     def names(self) -> list[str]:
         """List the endpoints that answer."""
         return sorted(self._table().endpoints)
 
     def metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
-        """Give the protocol's model metadata."""
+        """Give the protocol's model metadata; its parameters say where the version comes from."""
         described = self.model(name, version)
         signature = described.loaded.signature
         return {
@@ -72,6 +85,7 @@ class Describe:
             "platform": PLATFORM,
             "inputs": [_tensor(spec) for spec in signature.inputs],
             "outputs": [_tensor(spec) for spec in signature.outputs],
+            "parameters": described.provenance(),
         }
 
     def config(self, name: str, version: str | None = None) -> dict[str, Any]:
@@ -85,7 +99,10 @@ class Describe:
             "max_batch_size": 0,
             "input": [_configured(spec) for spec in signature.inputs],
             "output": [_configured(spec) for spec in signature.outputs],
-            "parameters": {"columns": {"string_value": ",".join(signature.feature_names)}},
+            "parameters": {
+                "columns": {"string_value": ",".join(signature.feature_names)},
+                **{name: {"string_value": _text(value)} for name, value in described.provenance().items()},
+            },
         }
 
     def statistics(self, name: str | None = None, version: str | None = None) -> list[dict[str, Any]]:
@@ -141,6 +158,10 @@ class Describe:
         except ModelNotReady:
             return False
         return True
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
