@@ -249,3 +249,48 @@ async def test_models_are_searched_with_the_clients_hidden_prompt_condition(benc
     assert [m["name"] for m in found["registered_models"]] == ["b"]
     bad = await get(bench, "registered-models/search", filter="name = 'a' OR name = 'b'", expect=400)
     assert "position 11" in bad["message"]
+
+
+async def test_searches_that_would_wear_the_database_out_are_refused_or_answered(bench: Bench) -> None:
+    run_id = (await new_run(bench, run_name="a" * 200))["info"]["run_id"]
+    await post(bench, "runs/set-tag", {"run_id": run_id, "key": "k", "value": "a" * 8000})
+    answered = [
+        "tags.k LIKE '" + "%a" * 20 + "b'",
+        "tags.k ILIKE '%" + "a%" * 19 + "b'",
+        " AND ".join(f"metrics.m{n} > 1" for n in range(100)),
+        " AND ".join(f"tags.k{n} LIKE '%x%'" for n in range(100)),
+        "start_time > 1e300 AND start_time < -1e300 AND end_time = 1.5",
+        "tags.k = '" + "a" * 19_000 + "'",
+        "run_id IN (" + ",".join(f"'{n}'" for n in range(1000)) + ")",
+    ]
+    for source in answered:
+        assert (await post(bench, "runs/search", {"experiment_ids": ["0"], "filter": source}))["runs"] == []
+    order = [f"metrics.m{n}" for n in range(10)] + [f"tags.t{n} DESC" for n in range(10)]
+    assert len((await post(bench, "runs/search", {"experiment_ids": ["0"], "order_by": order}))["runs"]) == 1
+    refused = [
+        {"filter": "tags.k LIKE '" + "%a" * 21 + "'"},
+        {"filter": "tags.k LIKE 'a\\\\\\'"},
+        {"filter": "start_time > 1e999"},
+        {"filter": "(" * 10_000},
+        {"filter": "x" * 1_000_000},
+        {"order_by": [f"metrics.m{n}" for n in range(21)]},
+        {"order_by": ["metrics.`\0`"]},
+        {"order_by": ["name; drop table registry.runs"]},
+    ]
+    for asked in refused:
+        answer = await post(bench, "runs/search", {"experiment_ids": ["0"], **asked}, expect=400)
+        assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
+        assert "position" in answer["message"], answer
+    await post(bench, "runs/search", {"experiment_ids": ["0"], "filter": "tags.k = '\0'"}, expect=400)
+
+
+async def test_each_kind_of_search_says_where_its_filter_is_wrong(bench: Bench) -> None:
+    wrong = {"filter": "nope = 'a'"}
+    for call in ("experiments/search", "runs/search", "logged-models/search"):
+        answer = await post(bench, call, {"experiment_ids": ["0"], **wrong}, expect=400)
+        assert "Invalid filter at position 0" in answer["message"]
+    for call in ("registered-models/search", "model-versions/search"):
+        answer = await get(bench, call, expect=400, **wrong)
+        assert "Invalid filter at position 0" in answer["message"]
+        answer = await get(bench, call, expect=400, order_by=["name", "name sideways"])
+        assert "Invalid order_by[1] at position 5" in answer["message"]

@@ -3,7 +3,9 @@
 import hashlib
 from typing import Any
 
+import numpy as np
 import pytest
+import xgboost
 from registry_bench import API, Bench, onnx_model, register, version_request
 
 pytestmark = pytest.mark.integration
@@ -50,6 +52,29 @@ async def test_models_that_cannot_be_served_are_refused(bench: Bench, data: byte
     artifact = {"path": "model.onnx", **await bench.upload(data)}
     answer = await bench.call("user:ana", "POST", f"{API}/models/churn/versions", version_request([artifact]))
     assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+    listed = (await bench.call("user:ana", "GET", f"{API}/models/churn/versions", expect=200)).json()
+    assert listed["versions"] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["tenure", "contract", "monthly_charges"], "another order: column 2 is 'contract', not 'monthly_charges'"),
+        (["tenure", "monthly_charges", "contract", "age"], "4 features, and 3 columns are named"),
+    ],
+)
+async def test_a_booster_of_other_columns_than_declared_is_refused(bench: Bench, names: list[str], told: str) -> None:
+    rows = np.random.default_rng(1).random((40, len(names)))
+    matrix = xgboost.DMatrix(rows, label=rows[:, 0] > 0.5, feature_names=names)
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1}, matrix, 2)
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn"}, expect=201)
+    artifacts = [
+        {"path": "model.onnx", **await bench.upload(onnx_model())},
+        {"path": "model.ubj", **await bench.upload(bytes(booster.save_raw("ubj")))},
+    ]
+    answer = await bench.call("user:ana", "POST", f"{API}/models/churn/versions", version_request(artifacts))
+    assert (answer.status_code, answer.json()["code"]) == (422, "signature_mismatch"), answer.text
+    assert told in answer.json()["detail"]
     listed = (await bench.call("user:ana", "GET", f"{API}/models/churn/versions", expect=200)).json()
     assert listed["versions"] == []
 

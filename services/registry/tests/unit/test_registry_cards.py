@@ -18,7 +18,7 @@ def test_a_card_has_the_four_sections_with_their_figures() -> None:
     lines = text.splitlines()
     assert "| auc | 0.8702 | 0.8391 |" in lines
     assert "| accuracy | – | 0.7998 |" in lines  # noqa: RUF001 - the dash for no value
-    assert "| female |  | 0.92 | 0.86 to 0.98 | 1,409 |" in lines
+    assert "| female | statistical parity ratio |  | 0.92 | 0.86 to 0.98 | 1,409 | – |  |" in lines  # noqa: RUF001 - as above
     assert any("0.74 to 0.9" in line and "1,409" in line for line in lines)
     assert "- **Rate limit**: 1000 requests/min" in lines
     assert any("interval crosses 0.8" in line for line in lines[lines.index("## 3. Limitations") :])
@@ -48,11 +48,21 @@ def test_a_version_without_evaluation_says_so() -> None:
     assert "not evaluated" in render_html(card)
 
 
-def test_every_group_of_a_protected_attribute_gets_its_own_line() -> None:
+def test_every_group_and_every_measure_of_a_protected_attribute_gets_its_own_line() -> None:
     evaluation = dict(facts().evaluation or {})
-    comparison = {"group": "1", "reference": "0", "estimate": 0.43, "low": 0.37, "high": 0.5, "n": 240}
+    ratio = {"group": "1", "reference": "0", "estimate": 0.43, "low": 0.37, "high": 0.5, "n": 240}
+    gap = {**ratio, "estimate": -0.1, "low": -0.2, "high": 0.0}
     evaluation["fairness"] = {
-        "senior_citizen": {"judged_by": "parity_ratio", "verdict": "review", "parity_ratio": [comparison]}
+        "senior_citizen": {
+            "judged_by": "statistical_parity_ratio",
+            "limit": 0.8,
+            "verdict": "review",
+            "statistical_parity_ratio": [ratio],
+            "true_positive_rate_gap": [gap],
+        }
     }
-    text = render_markdown(build_card(facts(evaluation=evaluation)))
-    assert "| senior\\_citizen | 1 to 0 | 0.43 | 0.37 to 0.5 | 240 |" in text.splitlines()
+    lines = render_markdown(build_card(facts(evaluation=evaluation))).splitlines()
+    head = "| senior\\_citizen"
+    assert f"{head} | statistical parity ratio | 1 to 0 | 0.43 | 0.37 to 0.5 | 240 | 0.8 | review |" in lines
+    none = "–"  # noqa: RUF001 - the dash for no value
+    assert f"{head} | gap of true positive rates | 1 to 0 | -0.1 | -0.2 to 0 | 240 | {none} |  |" in lines

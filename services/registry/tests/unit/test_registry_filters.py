@@ -51,12 +51,47 @@ def test_conditions_of_every_kind_are_read() -> None:
         ("(name = 'a')", 0),
         ("name = 'a' ; drop", 11),
         ("name = 'a", 7),
+        ("name = 'a' AND name LIKE 'b\\\\\\'", 29),
+        ("timestamp > 1e999", 12),
+        ("timestamp > -" + "9" * 400, 12),
+        ("name = 'a\0'", 9),
+        ("name LIKE '" + "%a" * 21 + "'", 10),
+        ("tags.k ILIKE '" + "%" * 21 + "'", 13),
+        ("name IN (" + ", ".join(["'a'"] * 1001) + ")", 5007),
+        ("name = '" + "a" * 20_000 + "'", 20_000),
+        (" AND ".join(["name = 'a'"] * 101), 1496),
     ],
 )
 def test_a_refusal_names_the_position(source: str, position: int) -> None:
     with pytest.raises(BadFilter) as caught:
         parse_filter(source, REGISTERED_MODELS)
     assert caught.value.facts["position"] == position
+
+
+def test_patterns_and_lists_within_their_bounds_are_taken() -> None:
+    for source in ("name LIKE '" + "%a" * 20 + "'", "name LIKE 'a\\\\'", "name = 'a\\'", "name = '" + "%" * 500 + "'"):
+        assert len(parse_filter(source, REGISTERED_MODELS)) == 1
+    (found,) = parse_filter("run_id IN (" + ",".join(f"'{n}'" for n in range(1000)) + ")", RUNS)
+    assert isinstance(found.value, tuple)
+    assert len(found.value) == 1000
+
+
+@pytest.mark.parametrize(
+    ("terms", "field", "position"),
+    [
+        (["name", "name DESC"], "order_by[1]", 0),
+        (["name", "name sideways"], "order_by[1]", 5),
+        (["nope"], "order_by[0]", 0),
+        ([""], "order_by[0]", 0),
+        ([f"tags.k{n}" for n in range(21)], "order_by[20]", 0),
+        (["tags.`" + "x" * 1000 + "`"], "order_by[0]", 1000),
+        (["tags.`a\0`"], "order_by[0]", 7),
+    ],
+)
+def test_a_refused_order_names_the_term_and_the_position(terms: list[str], field: str, position: int) -> None:
+    with pytest.raises(BadFilter) as caught:
+        parse_order(terms, REGISTERED_MODELS)
+    assert (caught.value.facts["field"], caught.value.facts["position"]) == (field, position)
 
 
 def test_orders_are_read_and_a_key_comes_once() -> None:
@@ -78,7 +113,21 @@ def test_no_text_breaks_the_parser(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bomb", ["a" * 20_000, "(" * 20_000, "name = '" + "%" * 19_000, "a." * 10_000, " " * 19_999 + "x"]
+    "bomb",
+    [
+        "a" * 20_000,
+        "(" * 20_000,
+        "name = '" + "%" * 19_000,
+        "a." * 10_000,
+        " " * 19_999 + "x",
+        "(" * 10_000 + ")" * 10_000,
+        "start_time > " + "1" * 19_000,
+        "start_time > " + "1e" * 9_000,
+        "tags.`" * 3_000,
+        "run_id IN (" + "'a'," * 4_000,
+        "\u00a0" * 10_000 + "'" * 9_999,
+        "x" * 5_000_000,
+    ],
 )
 def test_no_text_takes_long(bomb: str) -> None:
     started = time.process_time()

@@ -1,5 +1,6 @@
 """The report of an evaluation: which rows judge, what needs a person, what the registry gets."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -10,7 +11,9 @@ from clave_contracts.registry import Evaluation
 from clave_contracts.trainer import GatePolicy
 from clave_trainer.domain.fairness import Verdict
 from clave_trainer.domain.gates import GateResult
+from clave_trainer.domain.intersections import GROUPS_MAX, PAIRS_MAX, crossings, family_confidence
 from clave_trainer.domain.split import SplitRule, deal
+from clave_trainer.runtime.fairness_report import fairness_report
 from clave_trainer.runtime.frames import Frame
 from clave_trainer.runtime.onnx_export import ExportOptions, export
 from clave_trainer.runtime.report import evaluation_report, evaluation_rows, needs_a_person
@@ -123,3 +126,57 @@ def test_undecided_fairness_holds_nothing_up_unless_the_policy_says_so():
     assert needs_a_person(undecided, {"parity_blocks": True})
     assert needs_a_person(GateResult("auc", Verdict.REVIEW, ""), {"parity_blocks": False})
     assert not needs_a_person(GateResult("auc", Verdict.PASS, ""), {"parity_blocks": True})
+
+
+def with_senior(known):
+    senior = [str(int(row % 5 == 0)) for row in range(len(known.keys))]
+    rare = ["rare" if row % 100 == 3 else "usual" for row in range(len(known.keys))]
+    extras = {"female": known.extras["female"], "senior": senior, "rare": rare}
+    return replace(known, extras=extras)
+
+
+def test_pairs_of_protected_attributes_are_judged_with_intervals_and_reach_the_card(folder):
+    known = with_senior(frame())
+    write_graph(folder / "model.onnx", known)
+    result = report_of(folder, known)
+    evaluation = Evaluation.model_validate(result["facts"])
+    gates = {gate.gate: gate for gate in evaluation.gates}
+    pair = gates["fairness:female x senior"]
+    assert pair.low < pair.estimate < pair.high
+    assert 0 < pair.n < evaluation.rows
+    assert "hold together over" in pair.detail
+    assert "too small and left out: 1" in gates["fairness:female x rare"].detail
+    crossed = [one for one in evaluation.slices if "groups" in one]
+    levels = {tuple(one["groups"].items()) for one in crossed}
+    assert {(("female", a), ("senior", b)) for a in "01" for b in "01"} <= levels
+    assert sum(one["rows"] for one in crossed if set(one["groups"]) == {"female", "senior"}) == evaluation.rows
+    assert set(evaluation.fairness) == {
+        "female", "senior", "rare", "female x senior", "female x rare", "senior x rare"
+    }  # fmt: skip
+
+
+def test_a_model_that_is_fair_to_each_attribute_and_not_where_they_meet_is_told_so():
+    female, senior = np.tile([0, 0, 1, 1], 500), np.tile([0, 1, 0, 1], 500)
+    odd = female ^ senior
+    selected = (np.arange(2000) // 4 % 10 < np.where(odd == 1, 8, 3)).astype(bool)
+    extras = {"female": [str(v) for v in female], "senior": [str(v) for v in senior]}
+    known = Frame([], np.arange(2000), [], np.zeros((2000, 0), np.float32), selected.astype(float), extras, {})
+    found = fairness_report(GatePolicy(parity_blocks=True).model_dump(), known, selected)
+    assert [(gate.gate, str(gate.verdict)) for gate in found.gates] == [
+        ("fairness:female", "pass"),
+        ("fairness:senior", "pass"),
+        ("fairness:female x senior", "fail"),
+    ]
+    (_, _, gate) = fairness_report(GatePolicy().model_dump(), known, selected).gates
+    assert gate.verdict is Verdict.REVIEW
+
+
+def test_attributes_with_many_levels_stay_bounded():
+    rng = np.random.default_rng(3)
+    extras = {f"a{n}": [str(v) for v in rng.integers(0, 30, 5000)] for n in range(7)}
+    chosen = rng.random(5000) < 0.4
+    found = crossings(extras, chosen, chosen, rows_min=1)
+    assert [len(each.figures) for each in found] == [GROUPS_MAX] * PAIRS_MAX
+    assert all(each.figures[0].rows >= each.figures[-1].rows for each in found)
+    assert family_confidence(found) == pytest.approx(1 - 0.05 / (PAIRS_MAX * (GROUPS_MAX - 1)))
+    assert crossings({"a": ["x"] * 3}, chosen[:3], chosen[:3], rows_min=1) == []

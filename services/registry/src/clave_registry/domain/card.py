@@ -26,6 +26,12 @@ REQUIRED_BY_RISK: Mapping[str, tuple[str, ...]] = {
 }
 HEADLINE_METRICS = ("auc", "accuracy")
 PARITY = "parity_ratio"
+FAIRNESS_MEASURES: Mapping[str, str] = {
+    PARITY: "statistical parity ratio",
+    "statistical_parity_ratio": "statistical parity ratio",
+    "true_positive_rate_gap": "gap of true positive rates",
+    "false_positive_rate_gap": "gap of false positive rates",
+}
 _GATE_FIELDS = ("gate", "verdict", "estimate", "low", "high", "limit", "n")
 
 
@@ -157,26 +163,29 @@ def _metric_order(name: str) -> tuple[int, str]:
 
 
 def _fairness(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Show every measure of every attribute, and of every pair of them, with one row per compared group."""
     figures: Mapping[str, Any] = evaluation.get("fairness") or {}
     rows: list[dict[str, Any]] = []
-    for attribute, value in sorted(figures.items()):
+    for attribute, value in sorted(figures.items(), key=lambda pair: (" x " in pair[0], pair[0])):
         facts = dict(value) if isinstance(value, Mapping) else {PARITY: value}
-        measured = facts.get(PARITY)
-        if isinstance(measured, list):  # one comparison per group of the attribute
-            rows += [_comparison(attribute, comparison, facts) for comparison in measured]
-        else:
-            rows.append(_comparison(attribute, {**facts, "estimate": measured}, facts))
+        for measure in FAIRNESS_MEASURES:
+            measured = facts.get(measure)
+            if isinstance(measured, list):  # one comparison per group of the attribute
+                rows += [_comparison(attribute, measure, comparison, facts) for comparison in measured]
+            elif measured is not None:
+                rows.append(_comparison(attribute, measure, {**facts, "estimate": measured}, facts))
     return rows
 
 
-def _comparison(attribute: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _comparison(attribute: str, measure: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    judges = facts.get("judged_by") in {None, measure}
     return {
         "attribute": attribute,
-        "metric": "statistical parity ratio",
+        "metric": FAIRNESS_MEASURES[measure],
         **{name: figures.get(name) for name in ("group", "reference", "estimate", "low", "high", "n")},
         "judged_by": facts.get("judged_by"),
-        "verdict": facts.get("verdict"),
-        "limit": facts.get("limit"),
+        "verdict": facts.get("verdict") if judges else None,
+        "limit": facts.get("limit") if judges else None,
     }
 
 

@@ -85,7 +85,7 @@ def _comparable(card: Mapping[str, Any]) -> dict[str, Any]:
         "training_data": {data["name"]: data["digest"] for data in details["training_data"]},
         "gates": {gate["gate"]: gate["verdict"] for gate in card["performance"]["gates"]},
         "fairness": {
-            ".".join(str(row[key]) for key in ("attribute", "group") if row.get(key)): row.get("estimate")
+            ".".join(str(row[key]) for key in ("attribute", "metric", "group") if row.get(key)): row.get("estimate")
             for row in card["performance"]["fairness"]
         },
         "slices": {

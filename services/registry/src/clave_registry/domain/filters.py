@@ -1,9 +1,11 @@
 """MLflow's search expressions: ``<key> <op> <value> [AND ...]`` and ``<key> [ASC|DESC]``.
 
 No OR, no nesting. Keys with odd characters stand in backticks or double quotes. Every token is matched once, left to
-right, so no input takes more than linear time; every refusal names the position of the fault.
+right, so no input takes more than linear time; every refusal names the position of the fault. What the database would
+have to work through is bounded too: conditions, values of a list, wildcards of a pattern, terms of an order.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,10 @@ from clave_common.errors import InvalidArgument
 
 FILTER_CHARACTERS_MAX = 20_000
 CONDITIONS_MAX = 100
+LIST_VALUES_MAX = 1_000
+WILDCARDS_MAX = 20
+ORDER_TERMS_MAX = 20
+ORDER_CHARACTERS_MAX = 1_000
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -119,10 +125,25 @@ class _Token:
 class _Cursor:
     """Walks over tokens and complains with positions."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, what: str, characters_max: int) -> None:
         self.source = source
-        self._tokens = list(_tokens(source))
+        self._what = what
+        if len(source) > characters_max:
+            raise self.fault(characters_max, f"more than {characters_max} characters")
+        if (nul := source.find("\0")) >= 0:
+            raise self.fault(nul, "a NUL character")
+        self._tokens = list(self._split())
         self._next = 0
+
+    def _split(self) -> Iterator[_Token]:
+        position, end = 0, len(self.source.rstrip())
+        while position < end:
+            found = _TOKEN.match(self.source, position)
+            if found is None or found.lastgroup is None:
+                at = position + len(self.source[position:]) - len(self.source[position:].lstrip())
+                raise self.fault(at, f"unexpected '{self.source[at : at + 20]}'")
+            yield _Token(found.lastgroup, found.group(found.lastgroup), found.start(found.lastgroup))
+            position = found.end()
 
     def peek(self) -> _Token | None:
         return self._tokens[self._next] if self._next < len(self._tokens) else None
@@ -142,19 +163,9 @@ class _Cursor:
         return False
 
     def fault(self, at: int, why: str) -> BadFilter:
-        shown = self.source[max(0, at - 20) : at + 20]
-        return BadFilter(f"Invalid filter at position {at}: {why} (near '{shown}').", position=at)
-
-
-def _tokens(source: str) -> Iterator[_Token]:
-    position, end = 0, len(source.rstrip())
-    while position < end:
-        found = _TOKEN.match(source, position)
-        if found is None or found.lastgroup is None:
-            at = position + len(source[position:]) - len(source[position:].lstrip())
-            raise BadFilter(f"Invalid filter at position {at}: unexpected '{source[at : at + 20]}'.", position=at)
-        yield _Token(found.lastgroup, found.group(found.lastgroup), found.start(found.lastgroup))
-        position = found.end()
+        shown = self.source[max(0, at - 20) : at + 20].replace("\0", "?")
+        near = f" (near '{shown}')" if shown else ""
+        return BadFilter(f"Invalid {self._what} at position {at}: {why}{near}.", field=self._what, position=at)
 
 
 def parse_filter(source: str | None, grammar: Grammar) -> list[Condition]:
@@ -169,9 +180,7 @@ def parse_filter(source: str | None, grammar: Grammar) -> list[Condition]:
     """
     if source is None or not source.strip():
         return []
-    if len(source) > FILTER_CHARACTERS_MAX:
-        raise BadFilter(f"A filter has at most {FILTER_CHARACTERS_MAX} characters.", limit=FILTER_CHARACTERS_MAX)
-    cursor = _Cursor(source)
+    cursor = _Cursor(source, what="filter", characters_max=FILTER_CHARACTERS_MAX)
     conditions = [_condition(cursor, grammar)]
     while (token := cursor.peek()) is not None:
         if not cursor.take_word("and"):
@@ -186,11 +195,13 @@ def parse_order(terms: Sequence[str], grammar: Grammar) -> list[Order]:
     """Parse the terms of an order; a key may come once.
 
     Raises:
-        BadFilter: A term is not in the grammar, or a key comes twice.
+        BadFilter: A term is not in the grammar, a key comes twice, or there are more than 20 terms.
     """
     orders: list[Order] = []
-    for source in terms:
-        cursor = _Cursor(source)
+    for number, source in enumerate(terms):
+        cursor = _Cursor(source, what=f"order_by[{number}]", characters_max=ORDER_CHARACTERS_MAX)
+        if number == ORDER_TERMS_MAX:
+            raise cursor.fault(0, f"more than {ORDER_TERMS_MAX} terms")
         token = cursor.take("a key")
         kind, key = _key(cursor, token, grammar)
         descending = not cursor.take_word("asc") and cursor.take_word("desc")
@@ -254,10 +265,21 @@ def _value(cursor: _Cursor, op: str, *, numeric: bool) -> Value:
         return _list(cursor)
     token = cursor.take("a value")
     if numeric:
-        if token.form != "number":
-            raise cursor.fault(token.at, f"'{token.text}' is no number")
+        if token.form != "number" or not math.isfinite(float(token.text)):
+            raise cursor.fault(token.at, f"'{token.text[:40]}' is no number")
         return float(token.text)
-    return _text(cursor, token)
+    value = _text(cursor, token)
+    if op in {"LIKE", "ILIKE"}:
+        _require_pattern(cursor, token, value)
+    return value
+
+
+def _require_pattern(cursor: _Cursor, token: _Token, pattern: str) -> None:
+    """Refuse what the database cannot match, or only slowly: every ``%`` may stand for any number of characters."""
+    if pattern.count("%") > WILDCARDS_MAX:
+        raise cursor.fault(token.at, f"the pattern has more than {WILDCARDS_MAX} '%'")
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise cursor.fault(token.at + len(pattern), "the pattern ends in a backslash that escapes nothing")
 
 
 def _text(cursor: _Cursor, token: _Token) -> str:
@@ -277,4 +299,6 @@ def _list(cursor: _Cursor) -> tuple[str, ...]:
             return tuple(values)
         if token.form != "comma":
             raise cursor.fault(token.at, "',' or ')' is expected")
+        if len(values) == LIST_VALUES_MAX:
+            raise cursor.fault(token.at, f"more than {LIST_VALUES_MAX} values")
         values.append(_text(cursor, cursor.take("a text")))

@@ -1,7 +1,7 @@
 """Operations on model versions: register, describe, list, tag.
 
-A version is registered whole: its artifacts were uploaded before, its ONNX graph is looked into before anything is
-written, and what the caller says about inputs and outputs must be what the graph says.
+A version is registered whole: its artifacts were uploaded before, its models are looked into before anything is
+written, and what the caller says about inputs, outputs and columns must be what the models say.
 """
 
 from typing import Any
@@ -19,7 +19,8 @@ from clave_registry.converters import to_version
 from clave_registry.domain.manifest import Artifact, Manifest
 from clave_registry.domain.names import checked_tags
 from clave_registry.domain.version import Stage
-from clave_registry.runtime.model_inspector import ModelFacts, ModelInspector, TensorFacts
+from clave_registry.runtime.model_inspector import ModelInspector
+from clave_registry.services.declared_signature import require_declared
 from clave_registry.services.governance import (
     announce,
     record_change,
@@ -38,12 +39,6 @@ class BlobsMissing(InvalidArgument):
     """A version names bytes that were never uploaded, or of another size."""
 
     code = "blobs_missing"
-
-
-class SignatureMismatch(InvalidArgument):
-    """The declared signature is not the one of the graph."""
-
-    code = "signature_mismatch"
 
 
 def no_version(model: str, version: int) -> NotFound:
@@ -91,7 +86,7 @@ class Versions:
             NotFound: There is no such model.
             BlobsMissing: An artifact was not uploaded.
             UnsafeModel: The ONNX graph must not be served.
-            SignatureMismatch: The graph takes or gives something else than declared.
+            SignatureMismatch: A model takes or gives something else than declared.
         """
         manifest = Manifest.of(Artifact(a.path, a.digest, a.size) for a in request.artifacts)
         async with self._database.transaction() as tx:
@@ -102,8 +97,7 @@ class Versions:
             facts = await self._inspector.inspect(
                 self._store.read(artifact.digest), path=artifact.path, digest=artifact.digest
             )
-            if artifact.path == "model.onnx":
-                _require_signature(request.signature, facts)
+            require_declared(request.signature, facts, path=artifact.path)
         async with self._database.transaction() as tx:
             return await self._insert(tx, caller, model, request, manifest)
 
@@ -245,36 +239,3 @@ async def _require_parent(tx: Transaction, model: ModelRow, parent: int | None) 
         raise InvalidArgument(
             f"The parent version {parent} does not exist.", field="lineage.parent_version", parent_version=parent
         )
-
-
-def _require_signature(declared: contract.Signature, facts: ModelFacts) -> None:
-    faults: list[str] = []
-    given = {tensor.name: tensor for tensor in facts.inputs}
-    if {tensor.name for tensor in declared.inputs} != set(given):
-        faults.append(f"the graph takes {sorted(given)}")
-    for tensor in declared.inputs:
-        faults += _differences(tensor, given.get(tensor.name))
-    produced = {tensor.name: tensor for tensor in facts.outputs}
-    for tensor in declared.outputs:
-        if tensor.name not in produced:
-            faults.append(f"the graph gives no '{tensor.name}' but {sorted(produced)}")
-        faults += _differences(tensor, produced.get(tensor.name))
-    if faults:
-        raise SignatureMismatch(f"The declared signature differs from the graph: {'; '.join(faults)}.", faults=faults)
-
-
-def _differences(declared: contract.TensorSpec, found: TensorFacts | None) -> list[str]:
-    if found is None:
-        return []
-    faults: list[str] = []
-    if declared.datatype != found.datatype:
-        faults.append(f"'{found.name}' is {found.datatype}, not {declared.datatype}")
-    if found.shape and not _compatible(declared.shape, found.shape):
-        faults.append(f"'{found.name}' has the shape {list(found.shape)}, not {declared.shape}")
-    return faults
-
-
-def _compatible(declared: list[int], found: tuple[int, ...]) -> bool:
-    if len(declared) != len(found):
-        return False
-    return all(-1 in {ours, theirs} or ours == theirs for ours, theirs in zip(declared, found, strict=True))

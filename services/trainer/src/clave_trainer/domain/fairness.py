@@ -9,6 +9,7 @@ below .8 by chance in 17 % of draws.
     review  the rows cannot tell, or a group is too small: a human decides
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -110,7 +111,12 @@ def group_figures(values: list[str], outcomes: Bools, selected: Bools) -> list[G
 
 
 def compare_groups(
-    figures: list[GroupFigures], metric: FairnessMetric, *, limit: float, group_rows_min: int
+    figures: Sequence[GroupFigures],
+    metric: FairnessMetric,
+    *,
+    limit: float,
+    group_rows_min: int,
+    confidence: float = 0.95,
 ) -> list[GroupComparison]:
     """Compare every group with the largest one.
 
@@ -119,6 +125,7 @@ def compare_groups(
         metric: The measure.
         limit: See `FairnessRule`.
         group_rows_min: Rows that the measure's denominator needs in each group.
+        confidence: Coverage of each interval, in (0, 1); above .95 where many comparisons share one error.
 
     Returns:
         One comparison per further group; empty when there is a single group.
@@ -126,11 +133,16 @@ def compare_groups(
     if not figures:
         return []
     reference, *others = figures
-    return [_compare(each, reference, metric, limit, group_rows_min) for each in others]
+    return [_compare(each, reference, metric, limit, group_rows_min, confidence) for each in others]
 
 
 def _compare(
-    group: GroupFigures, reference: GroupFigures, metric: FairnessMetric, limit: float, rows_min: int
+    group: GroupFigures,
+    reference: GroupFigures,
+    metric: FairnessMetric,
+    limit: float,
+    rows_min: int,
+    confidence: float,
 ) -> GroupComparison:
     hits_a, n_a = _cell(group, metric)
     hits_b, n_b = _cell(reference, metric)
@@ -140,10 +152,10 @@ def _compare(
     elif metric is FairnessMetric.PARITY_RATIO:
         if hits_a * n_b > hits_b * n_a:  # the less selected group stands above the line
             hits_a, n_a, hits_b, n_b = hits_b, n_b, hits_a, n_a
-        interval = ratio_of_rates(hits_a, n_a, hits_b, n_b)
+        interval = ratio_of_rates(hits_a, n_a, hits_b, n_b, confidence)
         verdict = ratio_verdict(interval, limit)
     else:
-        interval = difference_of_rates(hits_a, n_a, hits_b, n_b)
+        interval = difference_of_rates(hits_a, n_a, hits_b, n_b, confidence)
         verdict = gap_verdict(interval, limit)
     if smaller < rows_min:
         verdict = Verdict.REVIEW

@@ -21,7 +21,7 @@ from clave_trainer.domain.discrimination import (
     auc_interval,
     compare_auc,
 )
-from clave_trainer.domain.fairness import FairnessMetric, FairnessRule, Verdict, compare_groups, group_figures
+from clave_trainer.domain.fairness import Verdict
 from clave_trainer.domain.gates import ChallengerRule, Direction, GateResult, Limit, PrimaryMetric
 from clave_trainer.domain.intervals import Interval, z_of
 from clave_trainer.domain.probability import (
@@ -134,70 +134,6 @@ def _primary(
         return auc
     terms = log_losses if rule.primary is PrimaryMetric.LOG_LOSS else squared_errors
     return compare_terms(champion=terms(outcomes, champion), challenger=terms(outcomes, challenger), alpha=rule.alpha)
-
-
-def fairness_gates(
-    policy: dict[str, Any], frame: Frame, selected: Bools
-) -> tuple[list[GateResult], dict[str, Any], list[dict[str, Any]]]:
-    """Judge every protected attribute by its one measure, and report all measures.
-
-    Returns:
-        Gates, figures by attribute, and one slice per group.
-    """
-    results, report, slices = [], {}, []
-    gaps = policy["true_positive_rate_gap_max"]
-    for attribute, values in frame.extras.items():
-        figures = group_figures(values, frame.outcomes, selected)
-        metric = FairnessMetric.TPR_GAP if attribute in gaps else FairnessMetric.PARITY_RATIO
-        limit = gaps.get(attribute, policy["parity_ratio_min"])
-        rule = FairnessRule(attribute, metric, limit, policy["group_rows_min"])
-        shown = {
-            each: compare_groups(
-                figures,
-                each,
-                limit=rule.limit if each is metric else policy["parity_ratio_min"],
-                group_rows_min=rule.group_rows_min,
-            )
-            for each in FairnessMetric
-        }
-        gate = gates.fairness_gate(rule, shown[metric])
-        if gate.verdict is Verdict.FAIL and not policy["parity_blocks"]:
-            told = f"{gate.reason}; the policy lets a human decide"
-            gate = GateResult(gate.gate, Verdict.REVIEW, told, gate.facts)
-        results.append(gate)
-        report[attribute] = {
-            "judged_by": str(metric),
-            "limit": limit,
-            "verdict": str(gate.verdict),
-            **{str(each): [_told(one) for one in found] for each, found in shown.items()},
-        }
-        slices += [
-            {
-                "attribute": attribute,
-                "group": group.group,
-                "rows": group.rows,
-                "positive_rate": group.positives / group.rows,
-                "selection_rate": group.selected / group.rows,
-                "true_positive_rate": group.true_positives / max(1, group.positives),
-            }
-            for group in figures
-        ]
-    return results, report, slices
-
-
-def _told(comparison: Any) -> dict[str, Any]:
-    return {
-        "group": comparison.group,
-        "reference": comparison.reference,
-        "estimate": _finite(comparison.interval.estimate),
-        "low": _finite(comparison.interval.lower),
-        "high": _finite(comparison.interval.upper),
-        "n": comparison.n,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _auc_lost(outcomes: Bools, calm: Floats, disturbed: Floats) -> Interval:

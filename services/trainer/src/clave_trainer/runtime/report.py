@@ -15,6 +15,7 @@ from clave_trainer.domain.split import Deal, latest_of_each
 from clave_trainer.runtime import evaluation
 from clave_trainer.runtime.compute import OUT_FOLDER, Report
 from clave_trainer.runtime.evaluation import Candidate
+from clave_trainer.runtime.fairness_report import fairness_report
 from clave_trainer.runtime.frames import Frame
 
 EVALUATION_FILE = "evaluation.json"
@@ -49,18 +50,18 @@ def evaluation_report(
     champion, compared = _champion(folder, request, judged, scores)
     results += compared
     report(0.5, "fairness")
-    fair, fairness, slices = evaluation.fairness_gates(policy, judged, selected)
+    fair = fairness_report(policy, judged, selected)
     report(0.7, "latency and robustness")
     costs, cost_figures = evaluation.cost_gates(policy, candidate, judged.rows[:1])
-    results += fair + costs
+    results += fair.gates + costs
     results += evaluation.robustness_gates(policy, request["params"], candidate, judged, judged.rows)
     verdict = overall(results)
     facts = {
         "metrics": _metrics(candidate, frame, dealt, test, judged, window) | {"serving": cost_figures},
         "gates": [_verdict(result) for result in results] + _without_champion(champion),
         "passed": not any(needs_a_person(result, policy) or result.verdict is Verdict.FAIL for result in results),
-        "fairness": fairness,
-        "slices": slices,
+        "fairness": fair.figures,
+        "slices": fair.slices,
         "champion": champion,
         "importance": request["importance"],
         "latency_us_p50": cost_figures["latency_us_p50"],
