@@ -57,6 +57,19 @@ def engine(bundle: PolicyBundle | None = None) -> EmbeddedEngine:
     return made
 
 
+class BareBundle(PolicyBundle):
+    """Data as a bare OPA holds them: nothing arranged beforehand."""
+
+    def document(self) -> dict[str, Any]:
+        """Give the data as they are."""
+        return dict(self.data)
+
+
+def bare(bundle: PolicyBundle) -> EmbeddedEngine:
+    """An embedded engine that works everything out in the rules."""
+    return engine(BareBundle(bundle.modules, bundle.data))
+
+
 def question(case_id: str, **changes: Any) -> dict[str, Any]:
     """A case's input with some values changed; keys are paths such as ``resource__properties__status``."""
     asked: dict[str, Any] = copy.deepcopy(dict(BY_ID[case_id]["input"]))

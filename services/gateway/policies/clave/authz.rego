@@ -51,37 +51,84 @@ reasons contains "resource_not_bound" if {
 	not resource_bound
 }
 
-reasons contains "internal_only" if not internal_ok
+reasons contains "internal_only" if {
+	demands.internal
+	not internal_ok
+}
 
-reasons contains "mfa_required" if not mfa_ok
+reasons contains "mfa_required" if {
+	demands.mfa
+	not mfa_ok
+}
 
-reasons contains "network_not_allowed" if not network_ok
+reasons contains "network_not_allowed" if {
+	demands.admin_network
+	not network_ok
+}
 
 reasons contains "lockdown" if not lockdown_ok
 
-reasons contains "separation_of_duties" if not sod_ok
+reasons contains "separation_of_duties" if {
+	demands.sod
+	not sod_ok
+}
 
 reasons contains "already_approved_by_subject" if not fresh_approval_ok
 
-reasons contains "status_not_allowed" if not status_ok
+reasons contains "status_not_allowed" if {
+	demands.checks_status
+	not status_ok
+}
 
-reasons contains "insufficient_approvals" if not approvals_ok
+reasons contains "insufficient_approvals" if {
+	demands.deploys
+	not approvals_ok
+}
 
-reasons contains "artifact_not_signed" if not signature_ok
+reasons contains "artifact_not_signed" if {
+	demands.deploys
+	not signature_ok
+}
 
-reasons contains "evaluation_gate_not_passed" if not gate_ok
+reasons contains "evaluation_gate_not_passed" if {
+	demands.deploys
+	not gate_ok
+}
 
-reasons contains "card_forbids_namespace" if not card_namespace_ok
+reasons contains "card_forbids_namespace" if {
+	demands.deploys
+	not card_namespace_ok
+}
 
-reasons contains "outside_change_window" if not window_ok
+reasons contains "outside_change_window" if {
+	demands.windowed
+	not window_ok
+}
 
-reasons contains "purpose_not_permitted" if not purpose_ok
+reasons contains "purpose_not_permitted" if {
+	demands.reads_features
+	not purpose_ok
+}
 
-reasons contains "consent_missing" if not consent_ok
+reasons contains "consent_missing" if {
+	demands.reads_features
+	not consent_ok
+}
 
-reasons contains "quota_exceeded" if not quota_ok
+reasons contains "quota_exceeded" if {
+	demands.quota
+	not quota_ok
+}
 
-reasons contains "privilege_escalation" if not delegation_ok
+reasons contains "privilege_escalation" if {
+	demands.delegates
+	not scopes_ok
+}
+
+reasons contains "privilege_escalation" if {
+	binds_role
+	not binding_ok
+}
 
 # ---- what the action is
 
@@ -92,7 +139,11 @@ act := data.clave.catalog[input.action.name] if is_object(data.clave.catalog[inp
 known_action if is_object(data.clave.catalog[input.action.name])
 
 # A flag that is absent asks for nothing; one that is neither absent nor false asks for its constraint.
-lacks(flag) if object.get(act, flag, false) == false
+default demands := {}
+
+demands := data.clave.demands[input.action.name] if arranged_data
+
+demands := {flag: true | some flag, value in act; value != false} if not arranged_data
 
 # ---- obligations: present on a denial too, but only an allow may be cached
 
@@ -113,7 +164,7 @@ cache_ttl_s := act.cache_ttl_s if {
 	allow
 	is_number(act.cache_ttl_s)
 	act.mutating == false
-	lacks("windowed")
+	not demands.windowed
 }
 
 default rate_limit := {"per_minute": 60, "burst": 10}

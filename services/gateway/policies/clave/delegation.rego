@@ -7,14 +7,7 @@ package clave.authz
 
 import rego.v1
 
-delegation_ok if {
-	scopes_ok
-	binding_ok
-}
-
 # ---- scopes of a key
-
-scopes_ok if lacks("delegates")
 
 scopes_ok if {
 	is_array(input.resource.properties.scopes)
@@ -25,20 +18,19 @@ scopes_ok if {
 may_give(scope) if {
 	is_string(scope)
 	credential_covers(scope)
-	some binding in giving
-	holds(binding.role, scope)
+	some holder in holders
+	some role, tenants in holder
+	counts_here(tenants)
+	holds(role, scope)
+}
+
+counts_here(tenants) if {
+	some tenant in tenants_asked
+	tenants[tenant]
 }
 
 # Outside its own tenant the giver is refused as tenant_mismatch already; that reason stands alone.
-giving contains binding if {
-	some binding in bindings
-	in_tenant(binding)
-}
-
-giving contains binding if {
-	some binding in bindings
-	not tenant_ok
-}
+counts_here(_) if not tenant_ok
 
 # Verbatim, or a plain action that a held pattern covers, or anything by whoever holds everything.
 holds(role, scope) if closure(role).held[scope]
@@ -70,8 +62,6 @@ binds_role if input.action.name == "admin:binding.create"
 
 binds_role if act.binds_role == true
 
-binding_ok if not binds_role
-
 binding_ok if {
 	asked := input.resource.properties.binding
 	binding_named(asked)
@@ -96,27 +86,22 @@ known_namespace("*") if true
 
 known_namespace(namespace) if is_object(data.clave.namespaces[namespace])
 
+# Each part of the new binding lies within one that the giver holds: the permission, in that namespace, on that resource.
 may_bind(permission, asked) if {
 	credential_covers(permission)
-	some binding in giving
-	holds(binding.role, permission)
-	every namespace in asked.namespaces { reaches_namespace(binding, namespace) }
-	every pattern in object.get(asked, "resources", ["**"]) { reaches_resource(binding, pattern) }
+	every namespace in asked.namespaces {
+		every pattern in object.get(asked, "resources", ["**"]) { within_own(permission, namespace, pattern) }
+	}
 }
 
-reaches_namespace(binding, _) if "*" in binding.namespaces
-
-reaches_namespace(binding, namespace) if namespace in binding.namespaces
-
-reaches_resource(binding, pattern) if {
-	is_string(pattern)
-	some own in object.get(binding, "resources", ["**"])
-	reaches(own, pattern)
+within_own(permission, namespace, pattern) if {
+	some holder in holders
+	some role, tenants in holder
+	some tenant in tenants_asked
+	some own in ["*", namespace]
+	reaches(tenants[tenant].namespaces[own], pattern)
+	holds(role, permission)
 }
-
-reaches(own, pattern) if own == pattern
-
-reaches(own, pattern) if matches_resource(own, trim_suffix(pattern, "/**"))
 
 # Roles over keys, bindings and policies belong to people: a machine has no second factor to show.
 administrator_ok(asked) if startswith(asked.subject, "user:")

@@ -52,8 +52,6 @@ features_named if {
 	every feature in requested_features { is_string(feature.name) }
 }
 
-purpose_ok if lacks("reads_features")
-
 purpose_ok if {
 	features_named
 	count(withheld) == 0
@@ -74,8 +72,6 @@ consent_needed contains feature.name if {
 	object.get(feature, "consent", false) != false
 	not feature.name in withheld
 }
-
-consent_ok if lacks("reads_features")
 
 consent_ok if count(consent_needed) == 0
 

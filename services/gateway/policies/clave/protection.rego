@@ -3,8 +3,6 @@ package clave.authz
 
 import rego.v1
 
-internal_ok if lacks("internal")
-
 internal_ok if {
 	input.subject.type == "service"
 	input.context.auth.method in {"mtls", "internal_jwt"}
@@ -17,8 +15,6 @@ default mfa_enforced := true
 mfa_enforced := false if data.clave.settings.mfa_enforced == false
 
 machine if input.subject.type in {"service_account", "app", "service"}
-
-mfa_ok if lacks("mfa")
 
 mfa_ok if not mfa_enforced
 
@@ -37,8 +33,6 @@ machine_administers if {
 }
 
 # ---- network
-
-network_ok if lacks("admin_network")
 
 network_ok if {
 	some network in data.clave.admin_networks

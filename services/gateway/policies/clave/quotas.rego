@@ -3,8 +3,6 @@ package clave.authz
 
 import rego.v1
 
-quota_ok if lacks("quota")
-
 quota_ok if {
 	quota := data.clave.quotas[resource_tenant]
 	within(input.resource.properties.request.cpus, 1, quota.cpus)

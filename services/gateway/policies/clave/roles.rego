@@ -1,6 +1,6 @@
 # What a role comes to with all that it inherits.
 #
-# Whoever loads the policy works the closures out once and adds them to the data (`PolicyBundle.document`): walking the
+# Whoever loads the policy works the closures out once and adds them to the data (`clave_common.access.policy_index`): walking the
 # graph of roles in every decision doubled its cost. Data without them, as a bare OPA may hold, decide the same.
 package clave.authz
 
@@ -9,7 +9,7 @@ import rego.v1
 closure(role) := data.clave.closures[role]
 
 closure(role) := entry if {
-	not is_object(data.clave.closures)
+	not arranged_data
 	is_object(data.clave.roles[role])
 	reached := graph.reachable(role_graph, {role})
 	permissions := {p | some r in reached; some p in data.clave.roles[r].permissions}

@@ -13,8 +13,6 @@ clock := time.clock(now_ns)
 
 minute_of_day := (clock[0] * 60) + clock[1]
 
-window_ok if lacks("windowed")
-
 window_ok if {
 	is_array(ns_rules.windows)
 	count(ns_rules.windows) == 0
@@ -50,7 +48,9 @@ break_glass if {
 	regex.match(`^INC-[0-9]{4,10}$`, input.context.break_glass.ticket)
 	count(trim_space(input.context.break_glass.reason)) >= 10
 	"mfa" in input.context.auth.amr
-	some binding in bindings
-	closure(binding.role).roles["incident-commander"]
-	in_tenant(binding)
+	some holder in holders
+	some role, tenants in holder
+	closure(role).roles["incident-commander"]
+	some tenant in tenants_asked
+	tenants[tenant]
 }

@@ -218,8 +218,19 @@ def test_gap_1_a_role_reaches_no_namespace_or_resource_that_the_giver_does_not()
         {"namespaces": ["Staging"], "resources": ["**"]},
         {"namespaces": ["Staging"], "resources": ["models/**"]},
         {"namespaces": ["Staging"], "resources": ["m"]},
+        {"namespaces": ["Staging"], "resources": ["bindings/x/**", "n/**"]},
     ):
         assert reasons(bind(**changes), made) == ["privilege_escalation"], changes
+
+
+def test_gap_1_who_reaches_one_thing_does_not_give_what_lies_below_it() -> None:
+    bindings = copy.deepcopy(dict(CASES.data["bindings"]))
+    bindings["user:tara"] = [
+        {"role": "tenant-admin", "tenant": "acme", "namespaces": ["*"], "resources": ["bindings/new", "m/x"]}
+    ]
+    made = engine(sample_bundle(roles=DELEGATING, bindings=bindings))
+    assert reasons(bind(resources=["m/x"]), made) == []
+    assert reasons(bind(resources=["m/x/**"]), made) == ["privilege_escalation"]
 
 
 def test_gap_2_a_key_hands_out_no_more_than_its_own_scopes() -> None:

@@ -1,26 +1,15 @@
 """Lists, roles with what they inherit, and what the shipped data demand beyond the worked cases."""
 
-import json
 from typing import Any
 
+import orjson
 import pytest
-from clave_common.access.engine import EmbeddedEngine
+import regorus
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_gateway.policy_cases import run_cases
-from clave_testing.policies import CASES, engine, question, reasons, sample_bundle, shipped_bundle
+from clave_testing.policies import CASES, bare, engine, question, reasons, sample_bundle, shipped_bundle
 
 NOW = 1_794_988_800
-
-
-class BareBundle(PolicyBundle):
-    """Data as a bare OPA holds them: nothing worked out beforehand."""
-
-    def document(self) -> dict[str, Any]:
-        return dict(self.data)
-
-
-def bare(bundle: PolicyBundle) -> EmbeddedEngine:
-    return engine(BareBundle(bundle.modules, bundle.data))
 
 
 def asked(action: str, *, who: str = "user:ada", resource: str = "list", **properties: Any) -> dict[str, Any]:
@@ -43,7 +32,7 @@ def shipped_with(*held: dict[str, Any], who: str = "user:ada", **data: Any) -> P
 
 def visible(bundle: PolicyBundle, question_: dict[str, Any]) -> list[Any]:
     made = engine(bundle)
-    found = made._run(json.dumps(question_).encode(), "data.clave.filters.visible")
+    found = made._ask(question_, "data.clave.filters.visible")
     return list(found) if isinstance(found, list) else []
 
 
@@ -200,3 +189,32 @@ def test_whoever_may_do_everything_gives_any_single_action(made: Any) -> None:
     decides = made(shipped_with({"role": "admin", "tenant": "*", "namespaces": ["*"]}))
     wanted = asked("admin:key.create", resource="keys/new", scopes=["inference:predict", "drift:alert.*"])
     assert reasons(wanted, decides) == []
+
+
+def included(model: dict[str, Any], *held: dict[str, Any], **subject: Any) -> Any:
+    """What the rule for engines that compile filters says of one row; None where it says nothing."""
+    bundle = shipped_with(*held)
+    data = orjson.dumps({"clave": bundle.document()}).decode()
+    rule = "data.clave.filters.include"
+    machine = regorus.Rvm()
+    machine.load_program(regorus.Program.compile_from_modules(data, sorted(bundle.modules.items()), [rule]))
+    machine.set_data_json(data)
+    question_ = asked("registry:model.list")
+    question_["subject"] |= subject
+    machine.set_input_json(orjson.dumps({**question_, "models": model}).decode())
+    answer = machine.execute_entry_point(rule)
+    return answer if answer == "true" else None
+
+
+def test_a_row_is_included_by_its_tenants_choice_its_owner_or_the_platforms_auditor() -> None:
+    tenants = {"tenant": "acme", "visibility": "tenant", "owner": "user:other"}
+    private = {**tenants, "visibility": "private"}
+    mine = {**private, "owner": "user:ada"}
+    assert [included(model) for model in (tenants, private, mine)] == ["true", None, "true"]
+    assert [included({**model, "tenant": "rival"}) for model in (tenants, mine)] == [None, None]
+    for held, seen in [
+        ({"role": "auditor", "tenant": "*"}, "true"),
+        ({"role": "auditor", "tenant": "acme"}, None),
+        ({"role": "viewer", "tenant": "*"}, None),
+    ]:
+        assert included({**private, "tenant": "rival"}, {**held, "namespaces": ["*"]}) == seen

@@ -6,14 +6,18 @@ or an odd document is no decision, and no decision is a deny: the caller raises 
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 import regorus
 
 from clave_common.access.policy_bundle import DECISION_RULE, VISIBLE_RULE, PolicyBundle
+from clave_common.access.policy_index import merged_for
 from clave_common.errors import InvalidArgument, Unavailable
 
+GROUPS_WALKED_MAX = 20
+"""Groups holding something that one question is answered for by walking them."""
 _RVM_UNDEFINED = "<undefined>"
 
 
@@ -63,8 +67,23 @@ def no_answer(engine: str, why: str) -> Unavailable:
     )
 
 
+@dataclass(slots=True)
+class _Loaded:
+    """A compiled bundle on one thread."""
+
+    generation: int
+    program: regorus.Program
+    machine: regorus.Rvm
+    crowd: regorus.Rvm | None = None
+
+
 class EmbeddedEngine:
-    """The Rego virtual machine of regorus, one per thread (a machine is bound to the thread that made it)."""
+    """The Rego virtual machine of regorus, one per thread (a machine is bound to the thread that made it).
+
+    A machine stops after 25,000 instructions. Bindings are arranged beforehand, so that their number does not count;
+    groups are walked one by one. A subject in more than `GROUPS_WALKED_MAX` groups that hold something is therefore
+    asked about on a machine of its own, whose data hold its own and its groups' bindings as if all were its own.
+    """
 
     name = "embedded"
 
@@ -83,46 +102,44 @@ class EmbeddedEngine:
         Raises:
             InvalidArgument: The modules do not compile.
         """
-        machine = self._machine_for(bundle)
+        loaded = self._compiled(bundle, self._generation + 1)
         self._bundle = bundle
         self._generation += 1
-        self._local.machine = machine
-        self._local.generation = self._generation
+        self._local.loaded = loaded
 
     @staticmethod
-    def _machine_for(bundle: PolicyBundle) -> regorus.Rvm:
+    def _compiled(bundle: PolicyBundle, generation: int) -> _Loaded:
         data = orjson.dumps({"clave": bundle.document()}).decode()
         try:
             program = regorus.Program.compile_from_modules(
                 data, sorted(bundle.modules.items()), [DECISION_RULE, VISIBLE_RULE]
             )
-            machine = regorus.Rvm()
-            machine.load_program(program)
-            machine.set_data_json(data)
+            return _Loaded(generation, program, _machine(program, data))
         except RuntimeError as error:
             raise InvalidArgument(f"The policy does not compile: {str(error)[:500]}", code="policy_invalid") from error
-        return machine
 
-    def _machine(self) -> regorus.Rvm:
+    def _loaded(self) -> _Loaded:
         if self._bundle is None:
             raise no_answer(self.name, "no policy is loaded yet")
-        if getattr(self._local, "generation", None) != self._generation:
-            self._local.machine = self._machine_for(self._bundle)
-            self._local.generation = self._generation
-        return self._local.machine
+        loaded: _Loaded | None = getattr(self._local, "loaded", None)
+        if loaded is None or loaded.generation != self._generation:
+            loaded = self._local.loaded = self._compiled(self._bundle, self._generation)
+        return loaded
 
     async def decide(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Evaluate here and now (about 0.2 ms)."""
-        return self.evaluate(encode_question(question))
+        """Evaluate here and now (about 0.15 ms)."""
+        return self._decision(self._ask(question, DECISION_RULE))
 
     async def visible(self, question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Evaluate the list filter."""
-        clauses = self._run(encode_question(question), VISIBLE_RULE)
+        clauses = self._ask(question, VISIBLE_RULE)
         return [clause for clause in clauses if isinstance(clause, dict)] if isinstance(clauses, list) else []
 
     def evaluate(self, question: bytes) -> Mapping[str, Any]:
         """Evaluate the decision for an encoded input."""
-        document = self._run(question, DECISION_RULE)
+        return self._decision(self._run(self._loaded().machine, question, DECISION_RULE))
+
+    def _decision(self, document: Any) -> Mapping[str, Any]:
         if not isinstance(document, dict):
             raise no_answer(self.name, "the decision is undefined")
         mask = document.get("obligations", {}).get("mask")
@@ -130,10 +147,46 @@ class EmbeddedEngine:
             document["obligations"]["mask"] = [name for name in mask if name != _RVM_UNDEFINED]
         return document
 
-    def _run(self, question: bytes, rule: str) -> Any:
-        machine = self._machine()
+    def _ask(self, question: Mapping[str, Any], rule: str) -> Any:
+        loaded = self._loaded()
+        groups = _groups(question)
+        if len(groups) <= GROUPS_WALKED_MAX or self._bundle is None:
+            return self._run(loaded.machine, encode_question(question), rule)
+        known = self._bundle.data.get("group_bindings", {})
+        walked = [group for group in groups if isinstance(group, str) and group in known]
+        if len(walked) > GROUPS_WALKED_MAX:
+            if loaded.crowd is None:
+                loaded.crowd = _machine(loaded.program, None)
+            merged = {"clave": merged_for(self._bundle.data, str(question["subject"].get("id")), walked)}
+            loaded.crowd.set_data_json(orjson.dumps(merged).decode())
+            return self._run(loaded.crowd, encode_question(_in_groups(question, [])), rule)
+        return self._run(loaded.machine, encode_question(_in_groups(question, walked)), rule)
+
+    def _run(self, machine: regorus.Rvm, question: bytes, rule: str) -> Any:
         try:
             machine.set_input_json(question.decode())
             return orjson.loads(machine.execute_entry_point(rule))
         except (RuntimeError, orjson.JSONDecodeError) as error:
             raise no_answer(self.name, type(error).__name__) from error
+
+
+def _machine(program: regorus.Program, data: str | None) -> regorus.Rvm:
+    machine = regorus.Rvm()
+    machine.load_program(program)
+    if data is not None:
+        machine.set_data_json(data)
+    return machine
+
+
+def _groups(question: Mapping[str, Any]) -> list[Any]:
+    """Give the groups that a question names; none where it is malformed, which the rules refuse."""
+    subject = question.get("subject")
+    properties = subject.get("properties") if isinstance(subject, Mapping) else None
+    groups = properties.get("groups") if isinstance(properties, Mapping) else None
+    return groups if isinstance(groups, list) else []
+
+
+def _in_groups(question: Mapping[str, Any], groups: list[str]) -> dict[str, Any]:
+    """Give a question whose subject is in other groups."""
+    subject = question["subject"]
+    return {**question, "subject": {**subject, "properties": {**subject["properties"], "groups": groups}}}

@@ -73,12 +73,9 @@ def _clause(
 def _resources(patterns: Sequence[str], resource_id: ColumnElement[str] | None) -> ColumnElement[bool]:
     if resource_id is None:
         return false()
+    exact = [pattern for pattern in patterns if not pattern.endswith(_BELOW)]
+    below = [pattern.removesuffix("**") for pattern in patterns if pattern.endswith(_BELOW)]
     return or_(
-        false(),
-        *(
-            resource_id.startswith(pattern.removesuffix("**"), autoescape=True)
-            if pattern.endswith(_BELOW)
-            else resource_id == pattern
-            for pattern in patterns
-        ),
+        resource_id.in_(exact) if exact else false(),
+        *(resource_id.startswith(prefix, autoescape=True) for prefix in below),
     )
