@@ -99,6 +99,32 @@ async def test_a_store_that_hangs_holds_nobody_up_and_is_left_alone_for_a_second
     assert redis.asked == 1
 
 
+class CountingRedis:
+    """Grants every wish, a turn of the loop later, and counts the rows."""
+
+    rows = 0
+
+    def register_script(self, _text: str) -> "CountingRedis":
+        return self
+
+    async def __call__(self, *, args: list[float], **_question: object) -> list[str]:
+        await asyncio.sleep(0)
+        self.rows += int(args[1])
+        return [str(int(args[1])), "1000"]
+
+
+@pytest.mark.parametrize(("per_second", "burst"), [(1_000.0, 6_000.0), (60.0, 360.0), (1.0, 5.0)])
+async def test_requests_that_find_a_lease_lapsed_together_do_not_draw_one_each(per_second: float, burst: float) -> None:
+    """They would empty the bucket for nothing: a caller at a tenth of its limit was refused by it."""
+    clock, redis = Clock(), CountingRedis()
+    ledger, budget = RowLedger(redis, now=clock), RowBudget((Bucket("k", per_second, burst),))
+    for second in range(1, 4):
+        assert await asyncio.gather(*(taken(budget, ledger, clock, 1) for _ in range(64))) == [1] * 64
+        assert redis.rows <= second * (64 + budget.lease_rows + 1)
+        clock.now += 1.5
+    assert ledger._under_way == ledger._wanted == {}
+
+
 def test_the_spool_keeps_order_over_restarts_and_drops_a_torn_tail(tmp_path: Path) -> None:
     path = tmp_path / "spool.log"
     spool = Spool(path, bytes_max=1000)

@@ -3,6 +3,10 @@
 The script is the generic cell rate algorithm (ITU-T I.371) with a cost in rows and a lease on top, over all the buckets
 of a budget at once: it grants what was asked if every bucket holds it, else what the waiting request needs, else it
 takes from none and says which one refused and how long to wait. Server time only.
+
+Where leases are held, one draw at a time is under way for a budget, and whoever finds the lease spent meanwhile waits
+for it. Sixty-four requests at once would else draw sixty-four leases, let most of them lapse, and soon be refused below
+their limit.
 """
 
 import asyncio
@@ -76,15 +80,39 @@ class RowLedger:
         self._now = now
         self._away_until = 0.0
         self._local: dict[str, float] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+        self._wanted: dict[str, int] = {}
 
     async def draw(self, budget: RowBudget, rows: int) -> None:
-        """Draw a lease of at least `rows` into a budget, or tell it how long to wait.
+        """Draw a lease of at least `rows` into a budget, or tell it how long to wait; look into the budget again then.
 
         A request larger than a burst is let through when the bucket is full, and pays for all its rows.
         """
+        if not budget.renew_below:  # no lease is held: every request asks for itself
+            await self._draw(budget, rows, max(rows, int(budget.lease_rows)))
+            return
+        key = budget.buckets[0].key
+        self._wanted[key] = self._wanted.get(key, 0) + rows
+        try:
+            under_way = self._under_way.get(key)
+            if under_way is not None:
+                await asyncio.shield(under_way)
+                return
+            done = self._under_way[key] = asyncio.get_running_loop().create_future()
+            try:
+                await self._draw(budget, rows, max(self._wanted[key], int(budget.lease_rows)))
+            finally:
+                del self._under_way[key]
+                done.set_result(None)
+        finally:
+            self._wanted[key] -= rows
+            if not self._wanted[key]:
+                del self._wanted[key]
+
+    async def _draw(self, budget: RowBudget, rows: int, wish: int) -> None:
         budget.asking = True
         try:
-            outcome = await self._ask(budget, rows, max(rows, int(budget.lease_rows)))
+            outcome = await self._ask(budget, rows, wish)
         finally:
             budget.asking = False
         now = self._now()
