@@ -31,6 +31,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from clave_common.clock import Clock, SystemClock
 from clave_common.errors import InvalidArgument, Unavailable
+from clave_common.watched_connection import WatchedConnection
 
 # Writers that queue for a row lock hold connections; whoever waits behind them waits as long as a statement may.
 _POOL_WAIT_S = 30
@@ -147,6 +148,7 @@ class Database:
             json_deserializer=orjson.loads,
             connect_args={
                 "connect_timeout": 5,
+                "async_creator_fn": WatchedConnection.connect,
                 "options": f"-c search_path={metadata.schema} -c statement_timeout=30000 -c timezone=UTC",
             },
         )
