@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 from clave.cli.app import app
-from clave.cli.output import human_bytes, human_seconds
+from clave.cli.output import human_bytes, human_seconds, show_facts, show_table
 from clave.connection import find_connection, write_connection
 from clave.failures import EnvironmentFailure, Failure, NotRunning
 from clave.repository import load_repository
@@ -180,3 +180,12 @@ def test_up_in_a_place_that_is_no_folder_is_refused_and_the_place_is_left_alone(
 def test_down_where_nothing_runs_says_so_to_a_program(tmp_path):
     done = run("down", "--output", "json", "--data-dir", str(tmp_path / "nothing"))
     assert (done.returncode, json.loads(done.stdout)) == (0, {"stopped": 0})
+
+
+def test_texts_of_strangers_steer_no_terminal(capsys):
+    hostile = "name\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp.exe"
+    show_table(["name"], [[hostile]])
+    show_facts({"name": hostile})
+    told = capsys.readouterr().out
+    assert "name[2J" in told
+    assert not set(told) & set("\x1b\x07\x9b\u202e")

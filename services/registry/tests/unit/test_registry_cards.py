@@ -41,6 +41,14 @@ def test_texts_cannot_become_markup() -> None:
     assert "[x](" not in text
 
 
+def test_texts_steer_no_terminal_that_a_card_is_printed_on() -> None:
+    nasty = "red \x1b[31m \x9b2J \x07 \u202e end"
+    card = build_card(facts(texts={"limitations": [nasty], "overview": nasty}))
+    for shown in (render_html(card), render_markdown(card)):
+        assert "end" in shown
+        assert not set(shown) & set("\x1b\x9b\x07\u202e")
+
+
 def test_a_version_without_evaluation_says_so() -> None:
     card = build_card(facts(evaluation=None, texts={}, lineage={}))
     assert card["performance"]["evaluated"] is False

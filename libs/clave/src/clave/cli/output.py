@@ -1,6 +1,7 @@
 """How the command line speaks: tables for people, JSON for programs, both on stdout; everything else on stderr."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+# What steers a terminal or turns a line's direction; names and texts of strangers are printed here.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _KIB = 1024
 _PIPED_WIDTH = 200
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -39,9 +42,14 @@ def stdout() -> "Console":
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
+def printable(value: object) -> str:
+    """Write any value without what steers a terminal; nothing for None."""
+    return _CONTROL.sub("", "" if value is None else str(value))
+
+
 def say(text: str) -> None:
     """Tell a step on stderr."""
-    talk().print(text, markup=False)
+    talk().print(printable(text), markup=False)
 
 
 def show_json(value: object) -> None:
@@ -57,7 +65,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
 
     table = Table(*columns, title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     stdout().print(table)
 
 
@@ -65,7 +73,7 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     """Print names and values, one a line."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        stdout().print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
+        stdout().print(printable(f"{name:<{width}}  {value}"), markup=False, soft_wrap=True)
 
 
 def human_bytes(count: int) -> str:

@@ -12,13 +12,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&])")
+# What steers a terminal, or turns the direction of a line: a card is also printed by the command line.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NONE = "\N{EN DASH}"
 _SIGNIFICANT = 4
 
 
+def printable(value: object) -> str:
+    """Write any value as text without control characters; nothing for None."""
+    return _CONTROL.sub("", "" if value is None else str(value))
+
+
 def markdown_text(value: object) -> str:
     """Write any value as plain text in Markdown, on one line."""
-    text = " ".join(str("" if value is None else value).split())
+    text = " ".join(printable(value).split())
     escaped = _MARKDOWN_SPECIAL.sub(r"\\\1", text)
     return f"\\{escaped}" if escaped[:1] in {"-", "="} else escaped
 
@@ -45,11 +52,15 @@ def _environment(*, html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=(lambda value: "" if value is None else value) if html else _finalized_markdown,
+        finalize=_finalized_html if html else _finalized_markdown,
     )
     environment.filters["figure"] = figure if html else (lambda value: Markup(figure(value)))  # noqa: S704 - digits
     environment.filters["interval"] = _interval if html else (lambda row: Markup(_interval(row)))  # noqa: S704 - digits
     return environment
+
+
+def _finalized_html(value: object) -> object:
+    return value if isinstance(value, Markup) else printable(value)
 
 
 def _finalized_markdown(value: object) -> object:
