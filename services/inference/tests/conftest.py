@@ -17,7 +17,7 @@ import uvicorn
 from clave_common.access import Access
 from clave_common.access.model import Caller, Decision, RateLimit, Resource
 from clave_common.access.verification import Presented
-from clave_common.errors import Unauthenticated
+from clave_common.errors import PermissionDenied, Unauthenticated
 from clave_common.service_app import create_service_app
 from clave_contracts.prediction_batches import documents
 from clave_contracts.registry import (
@@ -202,12 +202,16 @@ class FakeStream:
 
 
 class FakeFeatures:
-    """Answers every entity with its number in every column."""
+    """Answers every entity with its number in every column; column b is for churn prevention alone."""
 
-    async def read(self, entities, _endpoint, signature, *, caller, rows_max, trace=None):
+    async def read(self, entities, _endpoint, signature, *, caller, rows_max, terms, trace=None):
         numbers = entities["customer_id"]
         values = np.repeat(np.array(numbers, np.float32)[:, None], len(signature.feature_names), axis=1)
-        return FeatureRows(values, {"customers": ["PRESENT"] * len(numbers)}, entities)
+        withheld = ("b",) if terms.purpose not in {None, "churn-prevention"} else ()
+        if withheld and not terms.masks:
+            raise PermissionDenied("Features: no.", code="permission_denied")
+        values[:, [name in withheld for name in signature.feature_names]] = np.nan
+        return FeatureRows(values, {"customers": ["PRESENT"] * len(numbers)}, entities, withheld)
 
 
 @dataclass

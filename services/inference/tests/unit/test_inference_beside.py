@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 HEADERS = {"authorization": "Bearer good"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 INFER = "/v2/models/churn/infer"
+EXPLAIN = "/v2/models/churn/explain"
 
 
 def body(rows: int = 1, **parameters: Any) -> dict[str, Any]:
@@ -73,6 +74,27 @@ def test_a_prediction_can_bring_its_explanation(server: Any, tmp_path: Path) -> 
     reply = pb.ModelInferResponse.FromString(httpx.post(url, content=content, headers=HEADERS, timeout=10).content)
     assert [output.name for output in reply.outputs] == list(outputs)
     assert np.frombuffer(reply.raw_output_contents[2]).tolist() == outputs["contributions"]["data"]
+
+
+def test_what_is_withheld_is_refused_or_neither_used_nor_named(server: Any, tmp_path: Path) -> None:
+    booster = with_trees(server, tmp_path)
+    entities = {"entities": {"customer_id": [1]}}
+    free = ask(server, {"parameters": entities}).json()["parameters"]
+    assert "features_withheld" not in free
+    refused = ask(server, {"parameters": {**entities, "purpose": "marketing"}})
+    assert refused.status_code == 403
+    masked = {**entities, "purpose": "marketing", "on_withheld": "mask"}
+    expected = booster.predict(xgboost.DMatrix([[1, np.nan, 1, 1]]), pred_contribs=True)[0, :4]
+    for content, path in (({"parameters": {**masked, "explain": True}}, INFER), ({"parameters": masked}, EXPLAIN)):
+        answer = ask(server, content, path)
+        assert answer.status_code == 200, answer.text
+        document = answer.json()
+        assert document["parameters"]["columns"] == ["a", "withheld", "c", "d"]
+        assert document["parameters"]["features_withheld"] == 1
+        contributions = next(output for output in document["outputs"] if output["name"] == "contributions")
+        assert np.abs(np.array(contributions["data"]) - expected).max() < 1e-5
+    for wrong in ({"on_withheld": "hide"}, {"purpose": "a\r\nb"}, {"purpose": 5}):
+        assert ask(server, {"parameters": {**entities, **wrong}}).status_code == 400
 
 
 def test_explaining_has_its_bounds(server: Any, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class ModelRunFailed(InvalidArgument):
 
 
 class FeatureMasked(PermissionDenied):
-    """The policy withholds features that the model needs."""
+    """The policy withholds features that the model needs, and the caller did not accept to go without them."""
 
     code = "feature_masked"
 

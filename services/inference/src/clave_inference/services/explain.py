@@ -12,7 +12,7 @@ from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Te
 from clave_inference.services.admissions import Admissions, Credential
 from clave_inference.services.deploy import Deployment
 from clave_inference.services.explainer import Explains
-from clave_inference.services.feature_requests import FeatureReader
+from clave_inference.services.feature_requests import FeatureReader, read_terms
 
 
 class Explanations:
@@ -47,6 +47,8 @@ class Explanations:
         request = rest_json.decode(body)
         target = self._deployment.table.target(model, version, _routing_key(request))
         signature = target.loaded.signature
+        parameters: dict[str, Any] = {"arm": target.arm}
+        withheld = set(admission.mask)
         if "entities" in request.parameters:
             fetched = await self._features.read(
                 request.parameters["entities"],
@@ -54,12 +56,15 @@ class Explanations:
                 signature,
                 caller=admission.caller,
                 rows_max=self._rows_max,
+                terms=read_terms(request.parameters),
             )
+            parameters |= fetched.parameters()
+            withheld.update(fetched.withheld)
             request.inputs = [Tensor(signature.inputs[0].name, signature.inputs[0].datatype, fetched.values)]
         feeds, rows = signature.feeds(request.inputs, rows_max=self._rows_max)
         await self._admissions.charge(admission, rows)
         explanation = await self._explainer.explain(target.loaded, feeds)
-        parameters: dict[str, Any] = {"arm": target.arm, **explanation.parameters()}
+        parameters |= explanation.parameters(withheld)
         answer = InferenceAnswer(
             target.endpoint.name, str(target.loaded.version), explanation.tensors(), request.id, parameters
         )

@@ -6,6 +6,7 @@ disk. Explaining a row costs twenty times a prediction: one thread does it, and 
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -19,6 +20,7 @@ from clave_inference.domain.tree_explanation import NotExplainable, Tables
 from clave_inference.runtime import explain_tables
 from clave_inference.runtime.loaded_version import LoadedVersion
 from clave_inference.services.deploy import Deployment
+from clave_inference.services.feature_requests import WITHHELD
 from clave_inference.storage.artifact_cache import ArtifactCache
 
 _KEPT_TABLES_MAX: Final = 4
@@ -41,9 +43,15 @@ class Explanation:
         base = np.full(len(self.contributions), self.base_value)
         return [Tensor("contributions", "FP64", self.contributions), Tensor("base_value", "FP64", base)]
 
-    def parameters(self) -> dict[str, Any]:
-        """Give what the answer's parameters say about them."""
-        return {"scale": "margin", "columns": list(self.columns)}
+    def parameters(self, withheld: Collection[str] = ()) -> dict[str, Any]:
+        """Give what the answer's parameters say about them.
+
+        Args:
+            withheld: Columns whose names the caller may not see. Their contributions stay, so that a row adds up: a
+                value that was withheld was missing to the model, so they tell nothing of it.
+        """
+        columns = [WITHHELD if name in withheld else name for name in self.columns]
+        return {"scale": "margin", "columns": columns}
 
 
 class Explains(Protocol):

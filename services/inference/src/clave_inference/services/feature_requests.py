@@ -1,10 +1,13 @@
 """Feature requests: entity keys instead of tensors.
 
 The endpoint's feature service says which features; the feature service's online store has the values; the model's
-signature has the order of the columns. The read is made on behalf of the caller, so what the caller may not see is
-withheld there. What was missing or too old is told in the answer's parameters, per view and row.
+signature has the order of the columns. The read is made on behalf of the caller and for the purpose that the request
+states (the feature service's own where it states none), so the policy decides there what is withheld: it refuses the
+read, or, where the caller accepts that, leaves the features out, which the model then sees as missing. What was
+missing, too old or withheld is told in the answer's parameters.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,13 +20,17 @@ from clave_contracts.features import API, FeaturesClient, OnlineRead, OnlineRows
 from clave_contracts.problems import ServiceProblem
 from numpy.typing import NDArray
 
-from clave_inference.domain.errors import FeaturesUnavailable, InvalidInferRequest
+from clave_inference.domain.errors import FeatureMasked, FeaturesUnavailable, InvalidInferRequest
 from clave_inference.domain.signature import Signature
 from clave_inference.domain.tensors import PARAMETERS_BYTES_MAX
 from clave_inference.domain.trace import Trace
 from clave_inference.services.serving import ServedEndpoint
 
 JOIN_KEYS_MAX = 64
+WITHHELD = "withheld"
+"""What stands for the name of a feature that the caller may not see."""
+_MASKED_HEADER = "x-clave-masked"
+_PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,199}")
 _KIND_OF_STATUS = {
     400: Kind.INVALID_ARGUMENT,
     401: Kind.PERMISSION_DENIED,
@@ -43,11 +50,51 @@ class FeatureRows:
         values: Model inputs in the signature's order, shape (rows, columns), float32, NaN = missing.
         statuses: View name to one status per row.
         entities: The keys that were asked for.
+        withheld: Columns that the policy left out; missing in every row.
     """
 
     values: NDArray[np.float32]
     statuses: Mapping[str, list[str]]
     entities: dict[str, list[Any]]
+    withheld: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, Any]:
+        """Give what the answer's parameters say about them; of what was withheld, the number alone."""
+        told: dict[str, Any] = {"feature_status": self.statuses}
+        return told | {"features_withheld": len(self.withheld)} if self.withheld else told
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTerms:
+    """On which terms a request reads features.
+
+    Attributes:
+        purpose: What the caller needs them for; None leaves it to the feature service.
+        masks: Whether the caller accepts rows without what is withheld, rather than a refusal.
+    """
+
+    purpose: str | None = None
+    masks: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """Word them for the feature service."""
+        headers = {} if self.purpose is None else {"x-clave-purpose": self.purpose}
+        return headers | {"x-clave-on-withheld": "mask"} if self.masks else headers
+
+
+def read_terms(parameters: Mapping[str, Any]) -> ReadTerms:
+    """Take a request's terms out of its parameters.
+
+    Raises:
+        InvalidInferRequest: They make no sense.
+    """
+    purpose = parameters.get("purpose")
+    if purpose is not None and not (isinstance(purpose, str) and _PURPOSE.fullmatch(purpose)):
+        raise InvalidInferRequest("parameters.purpose", "is no name of a purpose.", "Name one that the view lists.")
+    wish = parameters.get("on_withheld", "refuse")
+    if wish not in {"mask", "refuse"}:
+        raise InvalidInferRequest("parameters.on_withheld", "is neither 'mask' nor 'refuse'.")
+    return ReadTerms(purpose, masks=wish == "mask")
 
 
 class FeatureReader(Protocol):
@@ -61,6 +108,7 @@ class FeatureReader(Protocol):
         *,
         caller: Caller,
         rows_max: int,
+        terms: ReadTerms,
         trace: Trace | None = None,
     ) -> FeatureRows:
         """Fetch the features of some entities, as a part of the caller's trace."""
@@ -81,6 +129,7 @@ class OnlineFeatures:
         *,
         caller: Caller,
         rows_max: int,
+        terms: ReadTerms,
         trace: Trace | None = None,
     ) -> FeatureRows:
         """Fetch the features of some entities.
@@ -97,17 +146,16 @@ class OnlineFeatures:
                 "Send tensors instead.",
             )
         request = OnlineRead(feature_service=endpoint.feature_service, entities=keys)
+        headers = terms.headers() | {"x-clave-on-behalf-of": caller.acting_for}
+        if trace is not None:
+            headers |= trace.headers()
         try:
-            rows = await self._client.post(
-                OnlineRows,
-                f"{API}/online/read",
-                request,
-                on_behalf_of=caller.acting_for,
-                headers=None if trace is None else trace.headers(),
-            )
+            answer = await self._client.send("POST", f"{API}/online/read", body=request, headers=headers)
         except ServiceProblem as problem:
             raise _refusal(problem) from problem
-        return arranged(rows, signature, keys)
+        rows = OnlineRows.model_validate_json(answer.content)
+        withheld = answer.headers.get(_MASKED_HEADER, "")
+        return arranged(rows, signature, keys, withheld=tuple(name for name in withheld.split(",") if name))
 
 
 def checked_entities(entities: Any, *, rows_max: int) -> dict[str, list[Any]]:
@@ -151,7 +199,9 @@ def _columns(entities: Any, where: str) -> dict[Any, Any]:
     return entities
 
 
-def arranged(rows: OnlineRows, signature: Signature, keys: dict[str, list[Any]]) -> FeatureRows:
+def arranged(
+    rows: OnlineRows, signature: Signature, keys: dict[str, list[Any]], *, withheld: tuple[str, ...] = ()
+) -> FeatureRows:
     """Put columns into the model's order.
 
     Raises:
@@ -169,7 +219,7 @@ def arranged(rows: OnlineRows, signature: Signature, keys: dict[str, list[Any]])
     order = [position[name] for name in signature.feature_names]
     values = table if order == list(range(table.shape[1])) else np.ascontiguousarray(table[:, order])
     statuses: dict[str, list[str]] = {view: [str(row[i]) for row in rows.statuses] for i, view in enumerate(rows.views)}
-    return FeatureRows(values, statuses, keys)
+    return FeatureRows(values, statuses, keys, withheld)
 
 
 def _refusal(problem: ServiceProblem) -> ClaveError:
@@ -177,6 +227,14 @@ def _refusal(problem: ServiceProblem) -> ClaveError:
     if kind is None:
         return FeaturesUnavailable(
             "The feature service does not answer; predictions from tensors work. Try again shortly.", retry_after_s=1.0
+        )
+    reasons = problem.problem.get("reasons")
+    if isinstance(reasons, list) and "purpose_not_permitted" in reasons:
+        return FeatureMasked(
+            f"Features: {problem} State another purpose in parameters.purpose, or take the prediction without what is "
+            "withheld by parameters.on_withheld = 'mask'.",
+            reasons=reasons,
+            decision_id=problem.problem.get("decision_id"),
         )
     refusal = ClaveError(f"Features: {problem}", code=problem.code)
     refusal.kind = kind

@@ -30,7 +30,7 @@ from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admission, Admissions
 from clave_inference.services.call import Answered, Array, Arrays, Call, Reply
 from clave_inference.services.explainer import Explains
-from clave_inference.services.feature_requests import FeatureReader
+from clave_inference.services.feature_requests import FeatureReader, read_terms
 from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.services.refusals import as_refusal
 from clave_inference.services.request_parameters import read_parameters
@@ -204,6 +204,7 @@ class Predictions:
                 signature,
                 caller=call.admission.caller,
                 rows_max=self._rows_max,
+                terms=read_terms(request.parameters),
                 trace=call.trace,
             )
             spec = signature.inputs[0]
@@ -379,14 +380,16 @@ class Predictions:
 
 def _answer(call: Call, outputs: Arrays) -> InferenceAnswer:
     parameters: dict[str, Any] = {"prediction_id": call.prediction_id, "arm": call.arm}
+    withheld = set(call.admission.mask)
     if call.features is not None:
-        parameters["feature_status"] = call.features.statuses
+        parameters |= call.features.parameters()
+        withheld.update(call.features.withheld)
     loaded = call.target.loaded
     specs = loaded.signature.outputs
     tensors = [Tensor(specs[i].name, specs[i].datatype, output) for i, output in zip(call.chosen, outputs, strict=True)]
     if call.explanation is not None:
         tensors += call.explanation.tensors()
-        parameters |= call.explanation.parameters()
+        parameters |= call.explanation.parameters(withheld)
     return InferenceAnswer(call.target.endpoint.name, str(loaded.version), tensors, call.request_id, parameters)
 
 
