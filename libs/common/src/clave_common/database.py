@@ -5,13 +5,15 @@ service's outbox, relayed afterwards by `clave_common.outbox`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
+import psycopg
 from clave_contracts.events import AUDIT_STREAM, AuditEntry, Event, event_stream
+from psycopg.rows import DictRow
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -22,19 +24,21 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    event,
     func,
     text,
 )
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from clave_common.clock import Clock, SystemClock
 from clave_common.errors import InvalidArgument, Unavailable
+from clave_common.statements import StatementLane, hung_up
 from clave_common.watched_connection import WatchedConnection
 
 # Writers that queue for a row lock hold connections; whoever waits behind them waits as long as a statement may.
 _POOL_WAIT_S = 30
+_CONNECT_S = 5
 _NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -83,23 +87,27 @@ def sqlalchemy_url(url: str) -> str:
 
 
 class Transaction:
-    """One operation's transaction: its session, and the rows that tell others what happened."""
+    """One operation's transaction: its session, and the rows that tell others what happened.
 
-    def __init__(self, session: AsyncSession, metadata: MetaData, service: str, clock: Clock) -> None:
+    Attributes:
+        session: Where SQLAlchemy Core's statements run.
+    """
+
+    def __init__(self, session: AsyncConnection, metadata: MetaData, service: str) -> None:
         self.session = session
-        self._outbox = metadata.tables[f"{metadata.schema}.outbox"]
+        self._outbox = f"{metadata.schema}.outbox"
         self._consumed = metadata.tables[f"{metadata.schema}.consumed_events"]
         self._service = service
-        self._clock = clock
-        self.told = False
+        self._told: list[tuple[str, str, str]] = []
+        self._rang = False
 
     async def emit(self, event: Event) -> None:
         """Write an event that is relayed to the service's stream once the transaction has committed."""
-        await self._write(event_stream(self._service), event.id, event.model_dump_json().encode())
+        self._tell(event_stream(self._service), event.id, event.model_dump_json())
 
     async def audit(self, entry: AuditEntry) -> None:
         """Write an audit entry that reaches the gateway's log once the transaction has committed."""
-        await self._write(AUDIT_STREAM, entry.id, entry.model_dump_json().encode())
+        self._tell(AUDIT_STREAM, entry.id, entry.model_dump_json())
 
     async def first_time(self, consumer: str, event_id: str) -> bool:
         """Record that a consumer handles an event; False when it already has."""
@@ -112,62 +120,63 @@ class Transaction:
         )
         return result.first() is not None
 
-    async def _write(self, stream: str, identifier: str, body: bytes) -> None:
-        await self.session.execute(self._outbox.insert().values(stream=stream, id=identifier, body=body))
-        self.told = True
+    def _tell(self, stream: str, identifier: str, body: str) -> None:
+        self._told.append((stream, identifier, body))
+
+    def has_told(self) -> None:
+        """Note that a statement of the operation wrote to the outbox itself."""
+        self._rang = True
+
+    async def write_told(self) -> bool:
+        """Write what is told, in one statement, as the last one before the commit; False where nothing is."""
+        if not self._told:
+            return self._rang
+        streams, ids, bodies = zip(*self._told, strict=True)
+        statement = text(
+            f"insert into {self._outbox} (stream, id, body) "  # noqa: S608 - own table
+            "select stream, id, convert_to(body, 'UTF8') from unnest("
+            "cast(:streams as text[]), cast(:ids as text[]), cast(:bodies as text[])) as told (stream, id, body)"
+        )
+        await self.session.execute(statement, {"streams": list(streams), "ids": list(ids), "bodies": list(bodies)})
+        return True
 
 
 class Database:
-    """A pool of connections as the service's own role.
+    """Two small pools of connections as the service's own role: for transactions, and for single statements.
 
     Attributes:
         outbox_filled: Set when a transaction of this process committed rows for the outbox's relay.
     """
 
-    def __init__(
-        self,
-        url: str,
-        metadata: MetaData,
-        *,
-        service: str,
-        connections_max: int = 5,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, url: str, metadata: MetaData, *, service: str, connections_max: int = 5) -> None:
         self.metadata = metadata
         self.outbox_filled = asyncio.Event()
         self._service = service
-        self._clock = clock or SystemClock()
-        self.engine = create_async_engine(
-            sqlalchemy_url(url),
-            poolclass=AsyncAdaptedQueuePool,
-            pool_size=connections_max,
-            max_overflow=0,
-            pool_timeout=_POOL_WAIT_S,
-            pool_pre_ping=True,
-            json_serializer=lambda value: orjson.dumps(value).decode(),
-            json_deserializer=orjson.loads,
-            connect_args={
-                "connect_timeout": 5,
-                "async_creator_fn": WatchedConnection.connect,
-                "options": f"-c search_path={metadata.schema} -c statement_timeout=30000 -c timezone=UTC",
-            },
-        )
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        at_once = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._readers = async_sessionmaker(at_once, expire_on_commit=False)
+        options = f"-c search_path={metadata.schema} -c statement_timeout=30000 -c timezone=UTC"
+        self.engine = _engine(url, connections_max=connections_max, options=options)
+        arguments = {**connect_arguments(url), "connect_timeout": _CONNECT_S, "options": options}
+        self._lane = StatementLane(arguments, connections_max=connections_max)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Transaction]:
-        """Open a session whose queries each see what is committed at that moment.
+    async def run(self, statement: str, facts: Mapping[str, Any], *, tells: bool = False) -> list[DictRow]:
+        """Run one statement as a transaction of its own (see `clave_common.statements`).
 
-        For operations that read with one query, or need no common view of several: it costs two round trips less than
-        a transaction.
+        Args:
+            statement: SQL with ``%(name)s`` parameters.
+            facts: The parameters by name.
+            tells: It writes rows for the outbox's relay.
+
+        Returns:
+            Its rows by column name.
 
         Raises:
             Unavailable: Postgres cannot be reached.
+            InvalidArgument: A value has no place in its column.
         """
-        async with self._opened(self._readers) as reader:
-            yield reader
+        with _refusing():
+            rows = await self._lane.run(statement, facts)
+        if tells:
+            self.outbox_filled.set()
+        return rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -177,38 +186,66 @@ class Database:
             Unavailable: Postgres cannot be reached.
             InvalidArgument: A value has no place in its column, for example text with a NUL character.
         """
-        async with self._opened(self._sessions) as transaction:
-            yield transaction
-
-    @asynccontextmanager
-    async def _opened(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[Transaction]:
-        try:
-            async with sessions() as session:
-                transaction = Transaction(session, self.metadata, self._service, self._clock)
-                async with session.begin():
-                    yield transaction
-                if transaction.told:
-                    self.outbox_filled.set()
-        except DataError as error:
-            raise InvalidArgument(
-                "A value cannot be stored: text with a NUL character, or a number out of range.",
-                code="value_not_storable",
-            ) from error
-        except (OperationalError, InterfaceError, TimeoutError) as error:
-            raise database_unavailable() from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise database_unavailable() from error
-            raise
+        with _refusing():
+            async with self.engine.begin() as session:
+                transaction = Transaction(session, self.metadata, self._service)
+                yield transaction
+                told = await transaction.write_told()
+            if told:
+                self.outbox_filled.set()
 
     async def ping(self) -> None:
         """Raise Unavailable unless Postgres answers."""
-        async with self.transaction() as tx:
-            await tx.session.execute(text("select 1"))
+        await self.run("select 1", {})
 
     async def close(self) -> None:
         """Give every connection back."""
+        await self._lane.close()
         await self.engine.dispose()
+
+
+def _engine(url: str, *, connections_max: int, options: str) -> AsyncEngine:
+    engine = create_async_engine(
+        sqlalchemy_url(url),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections_max,
+        max_overflow=0,
+        pool_timeout=_POOL_WAIT_S,
+        pool_reset_on_return=None,  # every connection comes back from a block that committed or rolled back
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args={
+            "connect_timeout": _CONNECT_S,
+            "options": options,
+            "async_creator_fn": WatchedConnection.connect,
+        },
+    )
+    event.listen(engine.sync_engine, "checkout", _require_alive)
+    return engine
+
+
+def _require_alive(connection: Any, _record: object, _proxy: object) -> None:
+    """Let the pool replace a connection that the server closed while it was at rest."""
+    if hung_up(connection.driver_connection.pgconn.socket):
+        raise DisconnectionError
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what the drivers raise into refusals that a caller understands."""
+    try:
+        yield
+    except (DataError, psycopg.DataError) as error:
+        raise InvalidArgument(
+            "A value cannot be stored: text with a NUL character, or a number out of range.",
+            code="value_not_storable",
+        ) from error
+    except (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+        raise database_unavailable() from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise database_unavailable() from error
+        raise
 
 
 def database_unavailable() -> Unavailable:

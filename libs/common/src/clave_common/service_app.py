@@ -6,7 +6,6 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.responses import Response
 from starlette.types import Lifespan
 
@@ -15,11 +14,10 @@ from clave_common.access.middleware import AccessMiddleware
 from clave_common.access.routes import open_route, require_governed_routes
 from clave_common.access.verification import CredentialVerifier
 from clave_common.body_limit import BodyLimitMiddleware
+from clave_common.http_metrics import MetricsMiddleware, metrics_of
 from clave_common.problems import install_problem_handlers
 from clave_common.readiness import Check, missing_dependencies
 from clave_common.route_index import index_routes
-
-_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 def create_service_app(
@@ -69,9 +67,7 @@ def create_service_app(
     for router in routers:
         app.include_router(router)
     app.include_router(_operations(service, app, checks, registry))
-    Instrumentator(excluded_handlers=["/metrics", "/v2/health/.*"]).instrument(
-        app, latency_lowr_buckets=_BUCKETS_S, metric_namespace="clave", metric_subsystem=service
-    )
+    app.add_middleware(MetricsMiddleware, metrics=metrics_of(service, registry))
     app.add_middleware(BodyLimitMiddleware, bytes_max=body_bytes_max, streaming_prefixes=tuple(streaming_prefixes))
     app.add_middleware(AccessMiddleware, verifier=verifier, service=service)
     require_governed_routes(app)

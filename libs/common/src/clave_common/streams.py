@@ -28,6 +28,8 @@ class Entry:
     body: bytes
 
 
+# Looking for what dead consumers left costs a round trip; a second more or less is nothing to their half minute.
+_CLAIM_EVERY_S = 1.0
 Handler = Callable[[Sequence[Entry]], Awaitable[None]]
 
 
@@ -56,6 +58,7 @@ class StreamConsumer:
         self._batch_max = batch_max
         self._block_ms = block_ms
         self._claim_after_ms = claim_after_ms
+        self._claim_every_s = min(_CLAIM_EVERY_S, claim_after_ms / 1000)
 
     async def ensure_groups(self) -> None:
         """Create the group on every stream, reading from the start; an existing one is left as it is."""
@@ -71,8 +74,11 @@ class StreamConsumer:
         await self.ensure_groups()
         await self._drain_own(handler)
         own_task = asyncio.current_task()
+        clock, claimed_at = asyncio.get_running_loop(), float("-inf")
         while True:
-            await self._claim(handler)
+            if clock.time() - claimed_at >= self._claim_every_s:
+                claimed_at = clock.time()
+                await self._claim(handler)
             if await self._read(">", handler) == 0:
                 background.healthy(loop_name)
             if own_task is not None and own_task.cancelling():

@@ -76,7 +76,6 @@ def build_parts(settings: Settings, *, clock: Clock | None = None) -> Parts:
         metadata,
         service=SERVICE,
         connections_max=settings.database_connections_max,
-        clock=clock,
     )
     redis = connect_redis(settings.redis_url.get_secret_value())
     blobs = open_blob_store(settings.blob_url)

@@ -56,7 +56,6 @@ def build_worker(settings: TrainerSettings) -> Worker:
         METADATA,
         service="trainer",
         connections_max=max(3, 2 * settings.worker_slots),
-        clock=clock,
     )
     minter = ServiceTokenMinter.from_file("trainer", settings.secrets_dir / "trainer.pem")
     urls = settings.peers

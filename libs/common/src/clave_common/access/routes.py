@@ -75,6 +75,11 @@ def governed(
     return Depends(decide)
 
 
+def declares_action(call: object) -> bool:
+    """Tell whether a dependency is what `governed` made."""
+    return hasattr(call, _ACTION)
+
+
 def is_open(scope: Mapping[str, Any]) -> bool:
     """Tell whether the route that took a request needs no credential."""
     return bool(getattr(scope.get("endpoint"), _OPEN, False))

@@ -18,7 +18,7 @@ from clave_common.database import Database
 from clave_common.logs import get_logger
 from clave_common.streams import Entry
 from prometheus_client import Counter, Gauge
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_gateway.domain.checkpoints import Checkpoint, sign_checkpoint
 from clave_gateway.domain.merkle import leaf_hash
@@ -158,7 +158,7 @@ class Sequencer:
         self._witness.record_checkpoint(frontier.size, note)
         return note
 
-    async def _catch_up(self, session: AsyncSession, size: int) -> None:
+    async def _catch_up(self, session: AsyncConnection, size: int) -> None:
         """Give the witness the leaves it missed when the process died between commit and file."""
         known = self._witness.size()
         if known < size:

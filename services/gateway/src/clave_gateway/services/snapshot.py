@@ -11,7 +11,7 @@ from clave_common.access.snapshot import KeyRecord, Snapshot, encode_snapshot
 from clave_common.clock import Clock
 from clave_common.database import Database
 from clave_common.errors import Unavailable
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_gateway.signing import GatewaySigner
 from clave_gateway.storage import identity
@@ -46,7 +46,7 @@ class SnapshotService:
                 self._newest = (snapshot.revision, encode_snapshot(snapshot, self._signer.jwk))
             return self._newest[1]
 
-    async def _build(self, session: AsyncSession) -> Snapshot:
+    async def _build(self, session: AsyncConnection) -> Snapshot:
         state = await read_state(session)
         bundle = await find_bundle(session, state.active_bundle or 0)
         if bundle is None or not self._signer.verifies_text(bundle.signature, bundle.digest):

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_gateway.storage.tables import decisions
 
@@ -30,26 +30,26 @@ class DecisionRow:
     input_digest: str
 
 
-async def add_decisions(session: AsyncSession, rows: Sequence[DecisionRow]) -> None:
+async def add_decisions(session: AsyncConnection, rows: Sequence[DecisionRow]) -> None:
     """Add decisions; ones that are known are left as they are."""
     values = [{name: getattr(row, name) for name in DecisionRow.__slots__} for row in rows]
     await session.execute(insert(decisions).values(values).on_conflict_do_nothing())
 
 
-async def find_decision(session: AsyncSession, decision_id: str) -> DecisionRow | None:
+async def find_decision(session: AsyncConnection, decision_id: str) -> DecisionRow | None:
     """Find a decision."""
     row = (await session.execute(select(decisions).where(decisions.c.id == decision_id))).one_or_none()
     return DecisionRow(**row._asdict()) if row else None
 
 
 async def recent_decisions(
-    session: AsyncSession, conditions: Sequence[ColumnElement[bool]], *, limit: int
+    session: AsyncConnection, conditions: Sequence[ColumnElement[bool]], *, limit: int
 ) -> list[DecisionRow]:
     """List decisions that meet every condition, newest first."""
     query = select(decisions).where(*conditions).order_by(decisions.c.at.desc(), decisions.c.id.desc()).limit(limit)
     return [DecisionRow(**row._asdict()) for row in await session.execute(query)]
 
 
-async def forget_decisions(session: AsyncSession, *, before: datetime) -> None:
+async def forget_decisions(session: AsyncConnection, *, before: datetime) -> None:
     """Drop decisions older than a moment."""
     await session.execute(delete(decisions).where(decisions.c.at < before))

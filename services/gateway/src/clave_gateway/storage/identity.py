@@ -8,7 +8,7 @@ from typing import Any
 from clave_common.access.filters import visible_rows
 from sqlalchemy import and_, any_, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_gateway.storage.tables import api_keys, bindings, principals
 
@@ -61,19 +61,19 @@ class BindingRow:
     created_at: datetime
 
 
-async def find_principal(session: AsyncSession, principal_id: str) -> PrincipalRow | None:
+async def find_principal(session: AsyncConnection, principal_id: str) -> PrincipalRow | None:
     """Find a principal."""
     row = (await session.execute(select(principals).where(principals.c.id == principal_id))).one_or_none()
     return PrincipalRow(**row._asdict()) if row else None
 
 
-async def add_principal(session: AsyncSession, principal: PrincipalRow) -> None:
+async def add_principal(session: AsyncConnection, principal: PrincipalRow) -> None:
     """Add a principal; one that exists is left as it is."""
     await session.execute(insert(principals).values(_fields(principal)).on_conflict_do_nothing())
 
 
 async def set_principal(
-    session: AsyncSession, principal_id: str, *, groups: list[str] | None, disabled: bool | None
+    session: AsyncConnection, principal_id: str, *, groups: list[str] | None, disabled: bool | None
 ) -> None:
     """Change a principal's groups or whether it is disabled."""
     changes: dict[str, object] = {}
@@ -85,7 +85,7 @@ async def set_principal(
         await session.execute(update(principals).where(principals.c.id == principal_id).values(**changes))
 
 
-async def list_principals(session: AsyncSession, clauses: Clauses, *, limit: int) -> list[PrincipalRow]:
+async def list_principals(session: AsyncConnection, clauses: Clauses, *, limit: int) -> list[PrincipalRow]:
     """List the principals that a caller may see, by id."""
     query = (
         select(principals)
@@ -96,12 +96,12 @@ async def list_principals(session: AsyncSession, clauses: Clauses, *, limit: int
     return [PrincipalRow(**row._asdict()) for row in await session.execute(query)]
 
 
-async def add_key(session: AsyncSession, key: KeyRow) -> None:
+async def add_key(session: AsyncConnection, key: KeyRow) -> None:
     """Add a key."""
     await session.execute(insert(api_keys).values(_fields(key)))
 
 
-async def find_key(session: AsyncSession, key_id: str, *, for_update: bool = False) -> KeyRow | None:
+async def find_key(session: AsyncConnection, key_id: str, *, for_update: bool = False) -> KeyRow | None:
     """Find a key."""
     query = select(api_keys).where(api_keys.c.id == key_id)
     row = (await session.execute(query.with_for_update() if for_update else query)).one_or_none()
@@ -109,7 +109,7 @@ async def find_key(session: AsyncSession, key_id: str, *, for_update: bool = Fal
 
 
 async def list_keys(
-    session: AsyncSession, clauses: Clauses, *, after: tuple[datetime, str] | None, limit: int
+    session: AsyncConnection, clauses: Clauses, *, after: tuple[datetime, str] | None, limit: int
 ) -> list[KeyRow]:
     """List the keys that a caller may see, newest first."""
     query = select(api_keys).where(
@@ -121,12 +121,12 @@ async def list_keys(
     return [KeyRow(**row._asdict()) for row in await session.execute(query)]
 
 
-async def revoke_key(session: AsyncSession, key_id: str, *, by: str, at: datetime) -> None:
+async def revoke_key(session: AsyncConnection, key_id: str, *, by: str, at: datetime) -> None:
     """Revoke a key."""
     await session.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=at, revoked_by=by))
 
 
-async def revoke_keys_of(session: AsyncSession, principal_id: str, *, by: str, at: datetime) -> list[str]:
+async def revoke_keys_of(session: AsyncConnection, principal_id: str, *, by: str, at: datetime) -> list[str]:
     """Revoke every working key of a principal; gives their ids."""
     statement = (
         update(api_keys)
@@ -137,7 +137,7 @@ async def revoke_keys_of(session: AsyncSession, principal_id: str, *, by: str, a
     return sorted((await session.execute(statement)).scalars())
 
 
-async def members_of(session: AsyncSession, tenant: str, group: str) -> list[str]:
+async def members_of(session: AsyncConnection, tenant: str, group: str) -> list[str]:
     """List the principals of a tenant that are in a group, and hold their rows."""
     query = (
         select(principals.c.id)
@@ -148,13 +148,13 @@ async def members_of(session: AsyncSession, tenant: str, group: str) -> list[str
     return list((await session.execute(query)).scalars())
 
 
-async def count_active_keys(session: AsyncSession, principal_id: str, now: datetime) -> int:
+async def count_active_keys(session: AsyncConnection, principal_id: str, now: datetime) -> int:
     """Count a principal's keys that work."""
     query = select(func.count()).where(api_keys.c.principal_id == principal_id, _active(now))
     return int((await session.execute(query)).scalar_one())
 
 
-async def active_keys(session: AsyncSession, now: datetime) -> list[tuple[KeyRow, list[str]]]:
+async def active_keys(session: AsyncConnection, now: datetime) -> list[tuple[KeyRow, list[str]]]:
     """List every key that works, with the groups of its principal."""
     query = (
         select(api_keys, principals.c.groups)
@@ -170,7 +170,7 @@ async def active_keys(session: AsyncSession, now: datetime) -> list[tuple[KeyRow
     return found
 
 
-async def note_use(session: AsyncSession, used: Mapping[str, datetime]) -> None:
+async def note_use(session: AsyncConnection, used: Mapping[str, datetime]) -> None:
     """Record when keys were last used."""
     for key_id, at in sorted(used.items()):
         await session.execute(
@@ -180,29 +180,29 @@ async def note_use(session: AsyncSession, used: Mapping[str, datetime]) -> None:
         )
 
 
-async def disabled_principals(session: AsyncSession) -> list[str]:
+async def disabled_principals(session: AsyncConnection) -> list[str]:
     """List the ids of disabled principals."""
     query = select(principals.c.id).where(principals.c.disabled).order_by(principals.c.id)
     return list((await session.execute(query)).scalars())
 
 
-async def add_binding(session: AsyncSession, binding: BindingRow) -> None:
+async def add_binding(session: AsyncConnection, binding: BindingRow) -> None:
     """Add a binding."""
     await session.execute(insert(bindings).values(_fields(binding)))
 
 
-async def find_binding(session: AsyncSession, binding_id: str) -> BindingRow | None:
+async def find_binding(session: AsyncConnection, binding_id: str) -> BindingRow | None:
     """Find a binding."""
     row = (await session.execute(select(bindings).where(bindings.c.id == binding_id))).one_or_none()
     return BindingRow(**row._asdict()) if row else None
 
 
-async def remove_binding(session: AsyncSession, binding_id: str) -> None:
+async def remove_binding(session: AsyncConnection, binding_id: str) -> None:
     """Remove a binding."""
     await session.execute(delete(bindings).where(bindings.c.id == binding_id))
 
 
-async def remove_bindings_of(session: AsyncSession, tenant: str, subject: str) -> list[str]:
+async def remove_bindings_of(session: AsyncConnection, tenant: str, subject: str) -> list[str]:
     """Take every role of a subject back that a tenant gave; gives the bindings' ids."""
     statement = (
         delete(bindings).where(bindings.c.tenant == tenant, bindings.c.subject == subject).returning(bindings.c.id)
@@ -210,7 +210,7 @@ async def remove_bindings_of(session: AsyncSession, tenant: str, subject: str) -
     return sorted((await session.execute(statement)).scalars())
 
 
-async def list_bindings(session: AsyncSession, clauses: Clauses, *, limit: int) -> list[BindingRow]:
+async def list_bindings(session: AsyncConnection, clauses: Clauses, *, limit: int) -> list[BindingRow]:
     """List the bindings that a caller may see, newest first."""
     query = (
         select(bindings)
@@ -221,7 +221,7 @@ async def list_bindings(session: AsyncSession, clauses: Clauses, *, limit: int) 
     return [BindingRow(**row._asdict()) for row in await session.execute(query)]
 
 
-async def all_bindings(session: AsyncSession) -> list[BindingRow]:
+async def all_bindings(session: AsyncConnection) -> list[BindingRow]:
     """List every binding, oldest first (for the snapshot)."""
     query = select(bindings).order_by(bindings.c.created_at, bindings.c.id)
     return [BindingRow(**row._asdict()) for row in await session.execute(query)]

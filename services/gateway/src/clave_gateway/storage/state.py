@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_gateway.storage.tables import access_state
 
@@ -28,7 +28,7 @@ class AccessState:
     lockdown_reason: str
 
 
-async def ensure_state(session: AsyncSession, now: datetime) -> None:
+async def ensure_state(session: AsyncConnection, now: datetime) -> None:
     """Make the row of a new installation."""
     await session.execute(
         insert(access_state)
@@ -37,7 +37,7 @@ async def ensure_state(session: AsyncSession, now: datetime) -> None:
     )
 
 
-async def read_state(session: AsyncSession) -> AccessState:
+async def read_state(session: AsyncConnection) -> AccessState:
     """Read what is in force."""
     row = (await session.execute(select(access_state))).one()
     return AccessState(
@@ -49,12 +49,12 @@ async def read_state(session: AsyncSession) -> AccessState:
     )
 
 
-async def read_revision(session: AsyncSession) -> int:
+async def read_revision(session: AsyncConnection) -> int:
     """Read the revision alone."""
     return int((await session.execute(select(access_state.c.revision))).scalar_one())
 
 
-async def bump_revision(session: AsyncSession, now: datetime, **changes: object) -> int:
+async def bump_revision(session: AsyncConnection, now: datetime, **changes: object) -> int:
     """Change the row and make its revision grow."""
     grown = func.greatest(access_state.c.revision + 1, _floor(now))
     result = await session.execute(

@@ -14,7 +14,7 @@ from clave_registry.domain.filters import parse_filter, parse_order
 from clave_registry.mlflow.context import SCHEME, Context, audited, page_size
 from clave_registry.mlflow.grammars import MODEL_VERSIONS
 from clave_registry.mlflow.messages import Message
-from clave_registry.mlflow.registered_models import model_of
+from clave_registry.mlflow.registered_models import VERSION_MAX, model_of
 from clave_registry.mlflow.stages import ARCHIVING, checked_stage
 from clave_registry.mlflow.values import REGISTRY_TAG_CHARACTERS_MAX, Fields, as_integer, checked_key, key_values
 from clave_registry.mlflow.version_messages import by_version, version_message
@@ -28,7 +28,6 @@ from clave_registry.storage.records import ModelRow, VersionRow
 
 PAGE_DEFAULT = 10_000
 PAGE_MAX = 200_000
-VERSION_MAX = 2**31 - 1
 VERSIONS_FOLDER = "versions"
 
 
@@ -133,9 +132,7 @@ class ModelVersions:
         )
         async with self._context.database.transaction() as tx:
             found, following = await registry.search_versions(tx, asked, caller)
-            owners = sorted({row.model_id for _, row in found})
-            aliases = by_version(await models.aliases_of(tx, owners)) if owners else {}
-        shown = [version_message(name, row, aliases.get((row.model_id, row.version), ())) for name, row in found]
+        shown = [version_message(name, row, aliases) for name, aliases, row in found]
         answer: Message = {"model_versions": shown}
         return {**answer, "next_page_token": following} if following else answer
 

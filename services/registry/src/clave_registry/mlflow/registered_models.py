@@ -22,15 +22,16 @@ from clave_registry.mlflow.values import (
     key_values,
 )
 from clave_registry.mlflow.version_messages import by_version, version_message
-from clave_registry.services.governance import tenant_of
+from clave_registry.services.governance import change_entry, tenant_of
 from clave_registry.services.holds import require_not_held
-from clave_registry.services.models import ModelInUse, announce_alias
-from clave_registry.storage import endpoints, models, versions
-from clave_registry.storage.mlflow import registry
+from clave_registry.services.models import ModelInUse, alias_moved, announce_alias
+from clave_registry.storage import endpoints, models
+from clave_registry.storage.mlflow import registry, statements
 from clave_registry.storage.mlflow.search import Asked
-from clave_registry.storage.records import AliasRow, ModelRow, VersionRow
+from clave_registry.storage.records import AliasRow, ModelRow, ShownVersion, VersionRow
 
 LATEST = "latest"
+VERSION_MAX = 2**31 - 1
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 DESCRIPTION_CHARACTERS_MAX = 100_000
@@ -152,33 +153,49 @@ class RegisteredModels:
     async def get_alias(self, caller: Caller, fields: Fields) -> Message:
         """Describe the version that an alias names; ``latest`` is the highest one."""
         alias, name = fields.text("alias"), fields.text("name")
-        async with self._context.database.reading() as tx:
-            if alias.lower() == LATEST:
-                row = await model_of(tx, caller, fields)
-                version = await registry.highest(tx, row.id)
-                aliases = by_version(await models.aliases_of(tx, [row.id]))
-                found = version and (version, aliases.get((row.id, version.version), []))
-            else:
-                found = await registry.by_alias(tx, tenant_of(caller), name, alias)
-            if not found:
-                await model_of(tx, caller, fields)
-                raise NotFound(f"Registered model alias {alias[:100]} not found.", code="alias_not_found")
+        if alias.lower() == LATEST:
+            found: tuple[ShownVersion | VersionRow, list[str]] | None = await self._highest(caller, fields)
+        else:
+            found = await statements.by_alias(self._context.database, tenant=tenant_of(caller), model=name, alias=alias)
+        if found is None:
+            await self._require_model(caller, fields)
+            raise NotFound(f"Registered model alias {alias[:100]} not found.", code="alias_not_found")
         return {"model_version": version_message(name, *found)}
+
+    async def _highest(self, caller: Caller, fields: Fields) -> tuple[VersionRow, list[str]] | None:
+        async with self._context.database.transaction() as tx:
+            row = await model_of(tx, caller, fields)
+            version = await registry.highest(tx, row.id)
+            aliases = by_version(await models.aliases_of(tx, [row.id]))
+        return (version, aliases.get((row.id, version.version), [])) if version else None
+
+    async def _require_model(self, caller: Caller, fields: Fields) -> None:
+        async with self._context.database.transaction() as tx:
+            await model_of(tx, caller, fields)
 
     async def set_alias(self, caller: Caller, fields: Fields) -> Message:
         """Let an alias name a version."""
         alias, number = checked_alias(fields.text("alias")), as_integer("version", fields.text("version"))
-        now = self._context.clock.now()
-        async with self._context.database.transaction() as tx:
-            row = await model_of(tx, caller, fields)
-            if number < 1 or number >= row.next_version or await versions.find(tx, row.id, number) is None:
-                raise NotFound(
-                    f"Model Version (name={row.name}, version={number}) not found.", code="version_not_found"
-                )
-            await models.point_alias(tx, row.id, alias, number, at=now, by=caller.acting_for, reason="")
-            path = f"models/{row.name}/aliases/{alias}"
-            await audited(tx, caller, "registry:version.tag", path, version=number)
-            await announce_alias(tx, row, alias, number, by=caller.acting_for, reason="")
+        name, tenant, by = fields.text("name"), tenant_of(caller), caller.acting_for
+        path, pointed = f"models/{name}/aliases/{alias}", False
+        if 1 <= number <= VERSION_MAX:
+            said = (
+                change_entry(caller, "registry:version.tag", path, tenant=tenant, via="mlflow", version=number),
+                alias_moved(tenant, name, alias, number, by=by, reason=""),
+            )
+            pointed = await statements.point_alias(
+                self._context.database,
+                tenant=tenant,
+                model=name,
+                alias=alias,
+                version=number,
+                at=self._context.clock.now(),
+                by=by,
+                said=said,
+            )
+        if not pointed:
+            await self._require_model(caller, fields)
+            raise NotFound(f"Model Version (name={name}, version={number}) not found.", code="version_not_found")
         return {}
 
     async def delete_alias(self, caller: Caller, fields: Fields) -> Message:
@@ -198,8 +215,13 @@ async def model_of(tx: Transaction, caller: Caller, fields: Fields, *, lock: boo
     name = fields.text("name")
     row = await models.by_name(tx, tenant_of(caller), name, lock=lock)
     if row is None:
-        raise NotFound(f"Registered Model with name={name[:256]} not found.", code="model_not_found")
+        raise no_model(name)
     return row
+
+
+def no_model(name: str) -> NotFound:
+    """Build the refusal for a registered model that is not there."""
+    return NotFound(f"Registered Model with name={name[:256]} not found.", code="model_not_found")
 
 
 async def _require_unserved(tx: Transaction, row: ModelRow) -> None:

@@ -1,26 +1,28 @@
 """Registers a version from MLflow's ``source``: finds its files, pins them, looks into its ONNX graph."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clave_common.access import Caller
-from clave_common.database import Transaction
-from clave_common.errors import InvalidArgument
+from clave_common.database import Database, Transaction
+from clave_common.errors import Aborted, InvalidArgument
+from clave_contracts.events import AuditEntry, Event
 from sqlalchemy import RowMapping
 
 from clave_registry.domain.manifest import Artifact, Manifest
 from clave_registry.domain.version import Stage
-from clave_registry.mlflow.context import Context, audited
+from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.logged_models import logged_model_of
 from clave_registry.mlflow.messages import Message
 from clave_registry.mlflow.model_versions import version_of
-from clave_registry.mlflow.registered_models import model_of
+from clave_registry.mlflow.registered_models import model_of, no_model
 from clave_registry.mlflow.sources import (
     FolderSource,
     ForeignSource,
     LoggedModelSource,
     RunSource,
+    Source,
     VersionSource,
     folder_of,
     parse_source,
@@ -28,14 +30,18 @@ from clave_registry.mlflow.sources import (
 from clave_registry.mlflow.values import REGISTRY_TAG_CHARACTERS_MAX, Fields, invalid, key_values
 from clave_registry.mlflow.version_messages import version_message
 from clave_registry.runtime.model_inspector import UnsafeModel
-from clave_registry.services.governance import announce, tenant_of, version_path
-from clave_registry.storage import models, versions
-from clave_registry.storage.mlflow import artifacts
+from clave_registry.services.governance import change_entry, news, tenant_of
+from clave_registry.storage import versions
+from clave_registry.storage.mlflow import artifacts, statements
 from clave_registry.storage.mlflow import logged_models as logged_rows
 from clave_registry.storage.mlflow import runs as run_rows
+from clave_registry.storage.records import ShownVersion
 
 GRAPH = "model.onnx"
 _NO_SIGNATURE: dict[str, Any] = {"inputs": [], "outputs": []}
+_SHOWN = tuple(
+    name for name in ShownVersion.__dataclass_fields__ if name not in {"model_id", "version", "legacy_stage"}
+)
 EMPTY_MANIFEST = hashlib.sha256(b"[]").hexdigest()
 
 
@@ -64,71 +70,61 @@ class Registration:
         self._context = context
 
     async def create(self, caller: Caller, fields: Fields) -> Message:
-        """Register a version; in one transaction where there is no graph to look into."""
+        """Register a version; in one statement where the registry holds no files of it."""
+        source = parse_source(fields.text("source"))
+        if isinstance(source, ForeignSource):
+            return await self._registered(self._context.database, caller, fields, _foreign(fields))
         async with self._context.database.transaction() as tx:
             await model_of(tx, caller, fields)
-            origin = await _origin(tx, caller, fields)
+            origin = await _origin(tx, caller, fields, source)
             graph = await _graph(tx, caller, origin)
-            if graph is None:
-                return await self._registered(tx, caller, fields, origin, signature=_NO_SIGNATURE, reason="")
-        signature, reason = await self._look_into(graph)
+        if origin.folder is None:
+            return await self._registered(self._context.database, caller, fields, origin)
+        signature, reason = (_NO_SIGNATURE, "") if graph is None else await self._look_into(graph)
         async with self._context.database.transaction() as tx:
-            return await self._registered(tx, caller, fields, origin, signature=signature, reason=reason)
+            digest = await _pinned(tx, caller, origin.folder, graph=graph["digest"] if graph is not None else None)
+            pinned = replace(origin, manifest_digest=digest)
+            return await self._registered(tx, caller, fields, pinned, signature=signature, reason=reason)
 
     async def _registered(
         self,
-        tx: Transaction,
+        door: Database | Transaction,
         caller: Caller,
         fields: Fields,
         origin: Origin,
         *,
-        signature: dict[str, Any],
-        reason: str,
+        signature: dict[str, Any] = _NO_SIGNATURE,
+        reason: str = "",
     ) -> Message:
         tags = key_values(fields.items("tags"), what="tag", length_max=REGISTRY_TAG_CHARACTERS_MAX)
-        now = self._context.clock.now()
-        model = await model_of(tx, caller, fields)
-        digest = await _pinned(tx, caller, origin)
-        number = await models.take_number(tx, model.id, at=now)
-        row = await versions.add(
-            tx,
-            {
-                "model_id": model.id,
-                "version": number,
-                "status": Stage.DRAFT.value,
-                "status_reason": reason,
-                "manifest_digest": digest,
-                "signature": signature,
-                "params": origin.params or {},
-                "lineage": {"run_id": origin.run_id or None, "datasets": []},
-                "card": {},
-                "tags": tags,
-                "description": fields.text("description", ""),
-                "contributors": [caller.acting_for],
-                "created_by": caller.acting_for,
-                "created_at": now,
-                "updated_at": now,
-                "source": origin.source,
-                "artifact_root": origin.folder,
-                "run_id": origin.run_id,
-                "run_link": fields.text("run_link", ""),
-                "logged_model_id": origin.logged_model_id,
-            },
-        )
-        path = version_path(model.name, number)
-        await versions.remember(tx, row, at=now, by=caller.acting_for, action="registered", detail=origin.source)
-        await audited(tx, caller, "registry:version.create", path, manifest_digest=digest)
-        await announce(
-            tx,
-            "ModelVersionRegistered",
-            path,
-            tenant=model.tenant,
-            model=model.name,
-            version=number,
-            manifest_digest=digest,
-            run_id=origin.run_id or None,
-        )
-        return {"model_version": version_message(model.name, row, ())}
+        now, tenant, model = self._context.clock.now(), tenant_of(caller), fields.text("name")
+        digest = origin.manifest_digest or EMPTY_MANIFEST
+        columns: dict[str, Any] = {
+            "status": Stage.DRAFT.value,
+            "status_reason": reason,
+            "manifest_digest": digest,
+            "signature": signature,
+            "params": origin.params or {},
+            "lineage": {"run_id": origin.run_id or None, "datasets": []},
+            "card": {},
+            "tags": tags,
+            "description": fields.text("description", ""),
+            "contributors": [caller.acting_for],
+            "created_by": caller.acting_for,
+            "created_at": now,
+            "updated_at": now,
+            "source": origin.source,
+            "artifact_root": origin.folder,
+            "run_id": origin.run_id,
+            "run_link": fields.text("run_link", ""),
+            "logged_model_id": origin.logged_model_id,
+        }
+        said = _registration_told(caller, model, digest=digest, run_id=origin.run_id or None)
+        number = await statements.register(door, tenant=tenant, model=model, version=columns, said=said)
+        if number is None:
+            raise no_model(model)
+        shown = ShownVersion("", number, legacy_stage="None", **{name: columns[name] for name in _SHOWN})
+        return {"model_version": version_message(model, shown, ())}
 
     async def _look_into(self, graph: RowMapping) -> tuple[dict[str, Any], str]:
         try:
@@ -141,20 +137,33 @@ class Registration:
         return {"inputs": inputs, "outputs": outputs}, ""
 
 
-async def _origin(tx: Transaction, caller: Caller, fields: Fields) -> Origin:
+def _registration_told(caller: Caller, model: str, *, digest: str, run_id: str | None) -> tuple[AuditEntry, Event]:
+    tenant, path = tenant_of(caller), f"models/{model}/versions/{statements.NUMBER}"
+    facts = {"model": model, "version": statements.NUMBER, "manifest_digest": digest, "run_id": run_id}
+    return (
+        change_entry(caller, "registry:version.create", path, tenant=tenant, via="mlflow", manifest_digest=digest),
+        news("ModelVersionRegistered", path, tenant=tenant, **facts),
+    )
+
+
+def _foreign(fields: Fields) -> Origin:
+    return Origin(fields.text("source"), fields.text("run_id", ""), fields.optional("model_id"))
+
+
+async def _origin(tx: Transaction, caller: Caller, fields: Fields, found: Source) -> Origin:
     source = fields.text("source")
     run_id, model_id = fields.text("run_id", ""), fields.optional("model_id")
-    match parse_source(source):
-        case LoggedModelSource(found):
-            if model_id not in {None, found}:
+    match found:
+        case LoggedModelSource(named):
+            if model_id not in {None, named}:
                 raise invalid("model_id", model_id)
-            return await _from_logged_model(tx, caller, source, found, run_id)
-        case RunSource(found, path):
-            if run_id and run_id != found:
+            return await _from_logged_model(tx, caller, source, named, run_id)
+        case RunSource(named, path):
+            if run_id and run_id != named:
                 raise invalid("run_id", run_id)
-            run = await run_rows.find(tx, tenant_of(caller), found)
+            run = await run_rows.find(tx, tenant_of(caller), named)
             folder = f"{folder_of(run['artifact_uri'])}/{path}" if run is not None else None
-            return Origin(source, found, model_id, folder, params=dict(run["params"]) if run else None)
+            return Origin(source, named, model_id, folder, params=dict(run["params"]) if run else None)
         case VersionSource(name, version):
             copied = Fields({"name": name, "version": str(version)})
             _, row = await version_of(tx, caller, copied)
@@ -167,7 +176,7 @@ async def _origin(tx: Transaction, caller: Caller, fields: Fields) -> Origin:
             await _require_inside(tx, caller, source, path, run_id=run_id, model_id=model_id)
             return Origin(source, run_id, model_id, path)
         case ForeignSource():
-            return Origin(source, run_id, model_id)
+            return _foreign(fields)
 
 
 async def _from_logged_model(tx: Transaction, caller: Caller, source: str, model_id: str, run_id: str) -> Origin:
@@ -198,16 +207,19 @@ async def _graph(tx: Transaction, caller: Caller, origin: Origin) -> RowMapping 
     return await artifacts.find(tx, tenant_of(caller), f"{origin.folder}/{GRAPH}")
 
 
-async def _pinned(tx: Transaction, caller: Caller, origin: Origin) -> str:
-    if origin.manifest_digest is not None:
-        return origin.manifest_digest
-    if origin.folder is None:
-        return EMPTY_MANIFEST
+async def _pinned(tx: Transaction, caller: Caller, folder: str, *, graph: str | None) -> str:
+    """Pin a folder's files; only with the graph that was looked into.
+
+    Raises:
+        Aborted: Somebody put another graph there meanwhile.
+    """
     await artifacts.hold_still(tx, tenant_of(caller))
-    files = await artifacts.below(tx, tenant_of(caller), origin.folder)
+    files = await artifacts.below(tx, tenant_of(caller), folder)
+    if graph != next((row["digest"] for row in files if row["path"] == f"{folder}/{GRAPH}"), None):
+        raise Aborted("The files were changed while they were looked into; register again.")
     if not files:
         return EMPTY_MANIFEST
-    start = len(origin.folder) + 1
+    start = len(folder) + 1
     manifest = Manifest.of(Artifact(row["path"][start:], row["digest"], row["size"]) for row in files)
     entries = [
         {"path": a.path, "digest": a.digest, "size": a.size, "media_type": "application/octet-stream"}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from clave_registry.mlflow.messages import Message, milliseconds, pairs
-from clave_registry.storage.records import AliasRow, VersionRow
+from clave_registry.storage.records import AliasRow, ShownVersion, VersionRow
 
 
 def by_version(aliases: Sequence[AliasRow]) -> dict[tuple[str, int], list[str]]:
@@ -14,7 +14,7 @@ def by_version(aliases: Sequence[AliasRow]) -> dict[tuple[str, int], list[str]]:
     return sorted_out
 
 
-def version_message(model: str, row: VersionRow, aliases: Sequence[str]) -> Message:
+def version_message(model: str, row: VersionRow | ShownVersion, aliases: Sequence[str]) -> Message:
     """Write a model version; its number is a string, its status READY once it is there at all."""
     message: Message = {
         "name": model,

@@ -108,26 +108,34 @@ async def approval_rule(
     )
 
 
+def change_entry(caller: Caller, action: str, resource: str, *, tenant: str, **details: Any) -> AuditEntry:
+    """Write down who changed what."""
+    return AuditEntry(
+        service=SERVICE,
+        actor=caller.subject_id,
+        on_behalf_of=caller.on_behalf_of,
+        tenant=tenant,
+        action=action,
+        resource=resource,
+        details=details,
+    )
+
+
+def news(kind: EventType, subject: str, *, tenant: str, **data: Any) -> Event:
+    """Write down what happened."""
+    return Event(type=kind, source=SERVICE, subject=subject, tenant=tenant, data=data)
+
+
 async def record_change(
     tx: Transaction, caller: Caller, action: str, resource: str, *, tenant: str, **details: Any
 ) -> None:
     """Write the audit entry of a change, in the transaction of the change."""
-    await tx.audit(
-        AuditEntry(
-            service=SERVICE,
-            actor=caller.subject_id,
-            on_behalf_of=caller.on_behalf_of,
-            tenant=tenant,
-            action=action,
-            resource=resource,
-            details=details,
-        )
-    )
+    await tx.audit(change_entry(caller, action, resource, tenant=tenant, **details))
 
 
 async def announce(tx: Transaction, kind: EventType, subject: str, *, tenant: str, **data: Any) -> None:
     """Write an event, in the transaction of the change."""
-    await tx.emit(Event(type=kind, source=SERVICE, subject=subject, tenant=tenant, data=data))
+    await tx.emit(news(kind, subject, tenant=tenant, **data))
 
 
 def require_revision(found: int, expected: int | None) -> None:

@@ -7,10 +7,11 @@ from clave_common.errors import AlreadyExists, FailedPrecondition, NotFound
 from clave_common.ids import new_id
 from clave_common.pages import decode_token, encode_token
 from clave_contracts import registry as contract
+from clave_contracts.events import Event
 
 from clave_registry.converters import to_model
 from clave_registry.domain.names import checked_alias, checked_name, checked_tags
-from clave_registry.services.governance import announce, record_change, require_revision, tenant_of
+from clave_registry.services.governance import news, record_change, require_revision, tenant_of
 from clave_registry.storage import endpoints, holds, models, versions
 from clave_registry.storage.records import AliasEventRow, ModelRow
 
@@ -42,17 +43,13 @@ async def announce_alias(
     tx: Transaction, row: ModelRow, alias: str, version: int | None, *, by: str, reason: str
 ) -> None:
     """Tell that an alias names another version, or none any more."""
-    await announce(
-        tx,
-        "ModelAliasChanged",
-        f"models/{row.name}/aliases/{alias}",
-        tenant=row.tenant,
-        model=row.name,
-        alias=alias,
-        version=version,
-        by=by,
-        reason=reason,
-    )
+    await tx.emit(alias_moved(row.tenant, row.name, alias, version, by=by, reason=reason))
+
+
+def alias_moved(tenant: str, model: str, alias: str, version: int | None, *, by: str, reason: str) -> Event:
+    """Write down that an alias names another version, or none any more."""
+    facts = {"model": model, "alias": alias, "version": version, "by": by, "reason": reason}
+    return news("ModelAliasChanged", f"models/{model}/aliases/{alias}", tenant=tenant, **facts)
 
 
 class Models:

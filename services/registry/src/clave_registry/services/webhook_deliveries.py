@@ -47,6 +47,8 @@ class WebhookDeliveries:
 
     async def handle(self, entries: Sequence[Entry]) -> None:
         """Write deliveries for a batch of the registry's own events; safe to repeat."""
+        if not await webhooks.any_listens(self._database):
+            return
         events = [Event.model_validate_json(entry.body) for entry in entries]
         async with self._database.transaction() as tx:
             for event in events:

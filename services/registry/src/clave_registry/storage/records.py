@@ -72,6 +72,24 @@ class VersionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownVersion:
+    """The columns of a version that MLflow's clients are shown; a list of them reads no others."""
+
+    model_id: str
+    version: int
+    tags: dict[str, str]
+    description: str
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    source: str
+    run_id: str
+    run_link: str
+    logged_model_id: str | None
+    legacy_stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRow:
     """One person's word on a version."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from clave_common.database import Transaction
+from clave_common.database import Database, Transaction
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
@@ -54,6 +54,12 @@ async def change(tx: Transaction, webhook_id: str, *, at: datetime, **values: An
 async def remove(tx: Transaction, webhook_id: str) -> None:
     """Delete a webhook with its deliveries."""
     await tx.session.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
+
+
+async def any_listens(database: Database) -> bool:
+    """Tell whether anybody wants any event at all; most installations have no webhook."""
+    (row,) = await database.run("select exists (select 1 from webhooks where enabled) as listens", {})
+    return bool(row["listens"])
 
 
 async def listening(tx: Transaction, tenant: str, *, event: str, model: str | None) -> list[WebhookRow]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import orjson
 from sqlalchemy import CursorResult, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +99,19 @@ where token = :token and finished_at is null
 """)
 
 
-async def _changed(session: AsyncSession, statement: Any, values: dict[str, Any]) -> int:
+async def _changed(session: AsyncConnection, statement: Any, values: dict[str, Any]) -> int:
     result = cast("CursorResult[Any]", await session.execute(statement, values))
     return int(result.rowcount)
 
 
-async def lock_run(session: AsyncSession, run_id: str) -> None:
+async def lock_run(session: AsyncConnection, run_id: str) -> None:
     """Serialise a run's fan-in: two last parents must not each see the other unfinished."""
     await session.execute(text("select 1 from trainer.runs where id = :run for update"), {"run": run_id})
 
 
-async def claim(session: AsyncSession, *, token: str, resource_class: str, lease_s: float, worker: str) -> Held | None:
+async def claim(
+    session: AsyncConnection, *, token: str, resource_class: str, lease_s: float, worker: str
+) -> Held | None:
     """Take the oldest ready step of a class, older runs first; None when there is none."""
     values = {"token": token, "class": resource_class, "lease": lease_s}
     row = (await session.execute(_CLAIM, values)).first()
@@ -124,7 +126,7 @@ async def claim(session: AsyncSession, *, token: str, resource_class: str, lease
 
 
 async def renew(
-    session: AsyncSession, held: Held, *, lease_s: float, progress: float | None, message: str | None
+    session: AsyncConnection, held: Held, *, lease_s: float, progress: float | None, message: str | None
 ) -> bool:
     """Extend the lease; False when the step is no longer the holder's."""
     values = {**held.key(), "lease": lease_s, "progress": progress, "message": message}
@@ -132,7 +134,7 @@ async def renew(
 
 
 async def settle(
-    session: AsyncSession,
+    session: AsyncConnection,
     held: Held,
     *,
     state: str,
@@ -151,17 +153,17 @@ async def settle(
     return await _changed(session, _SETTLE, values) == 1
 
 
-async def end_attempt(session: AsyncSession, token: str, *, outcome: str, error: str | None = None) -> None:
+async def end_attempt(session: AsyncConnection, token: str, *, outcome: str, error: str | None = None) -> None:
     """Close the journal entry of an attempt."""
     await session.execute(_END_ATTEMPT, {"token": token, "outcome": outcome, "error": error})
 
 
-async def make_ready(session: AsyncSession, run_id: str) -> None:
+async def make_ready(session: AsyncConnection, run_id: str) -> None:
     """Make every step ready whose dependencies have all ended well."""
     await session.execute(_READY, {"run": run_id})
 
 
-async def reap(session: AsyncSession) -> list[tuple[str, str, str]]:
+async def reap(session: AsyncConnection) -> list[tuple[str, str, str]]:
     """Take steps from workers whose lease ended; returns (run, step, new state) of each."""
     rows = (await session.execute(_REAP)).all()
     for row in rows:
@@ -169,33 +171,33 @@ async def reap(session: AsyncSession) -> list[tuple[str, str, str]]:
     return [(row.run_id, row.name, row.state) for row in rows]
 
 
-async def wake(session: AsyncSession) -> int:
+async def wake(session: AsyncConnection) -> int:
     """Make waiting steps ready whose time has come."""
     return await _changed(session, _WAKE, {})
 
 
-async def unrung(session: AsyncSession, limit: int) -> list[tuple[str, str, str]]:
+async def unrung(session: AsyncConnection, limit: int) -> list[tuple[str, str, str]]:
     """Lock ready steps without a bell; returns (run, step, class) of each."""
     rows = (await session.execute(_UNRUNG, {"n": limit})).all()
     return [(row.run_id, row.name, row.resource_class) for row in rows]
 
 
-async def mark_rung(session: AsyncSession, run_id: str, name: str) -> None:
+async def mark_rung(session: AsyncConnection, run_id: str, name: str) -> None:
     """Note that a bell was rung for a step."""
     await session.execute(_RUNG, {"run": run_id, "name": name})
 
 
-async def forget_stale_bells(session: AsyncSession, age_s: float) -> int:
+async def forget_stale_bells(session: AsyncConnection, age_s: float) -> int:
     """Let bells ring again for steps nobody took: the broker may have lost its messages."""
     return await _changed(session, _STALE, {"age": age_s})
 
 
-async def stop_steps(session: AsyncSession, run_id: str, *, state: str, message: str) -> None:
+async def stop_steps(session: AsyncConnection, run_id: str, *, state: str, message: str) -> None:
     """End every step of a run that has not ended."""
     await session.execute(_STOP, {"run": run_id, "state": state, "message": message})
 
 
-async def restart_steps(session: AsyncSession, run_id: str) -> None:
+async def restart_steps(session: AsyncConnection, run_id: str) -> None:
     """Give a failed or cancelled run's unfinished steps fresh attempts."""
     await session.execute(
         text("""
@@ -207,7 +209,7 @@ async def restart_steps(session: AsyncSession, run_id: str) -> None:
     )
 
 
-async def states_of(session: AsyncSession, run_id: str) -> list[str]:
+async def states_of(session: AsyncConnection, run_id: str) -> list[str]:
     """Read the states of a run's steps in order."""
     rows = await session.execute(
         text("select state from trainer.steps where run_id = :run order by position"), {"run": run_id}
@@ -215,6 +217,6 @@ async def states_of(session: AsyncSession, run_id: str) -> list[str]:
     return [row.state for row in rows]
 
 
-async def database_now(session: AsyncSession) -> datetime:
+async def database_now(session: AsyncConnection) -> datetime:
     """Read the clock that all leases are measured by."""
     return cast("datetime", (await session.execute(text("select now()"))).scalar_one())

@@ -9,13 +9,13 @@ from clave_contracts.registry import GateVerdict
 from clave_contracts.trainer import Pipeline, PipelineSpec, Run, Step
 from sqlalchemy import Row, func, insert, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_trainer.domain.pipeline_steps import StepPlan
 from clave_trainer.storage.tables import ATTEMPTS, PIPELINES, RUNS, STEPS
 
 
-async def put_pipeline(session: AsyncSession, spec: PipelineSpec, by: str) -> Pipeline:
+async def put_pipeline(session: AsyncConnection, spec: PipelineSpec, by: str) -> Pipeline:
     """Store a definition; the version counts its changes."""
     document = spec.model_dump(mode="json")
     statement = upsert(PIPELINES).values(name=spec.name, version=1, spec=document, updated_by=by)
@@ -37,13 +37,13 @@ async def put_pipeline(session: AsyncSession, spec: PipelineSpec, by: str) -> Pi
     return stored
 
 
-async def pipeline(session: AsyncSession, name: str) -> Pipeline | None:
+async def pipeline(session: AsyncConnection, name: str) -> Pipeline | None:
     """Read a definition."""
     row = (await session.execute(select(PIPELINES).where(PIPELINES.c.name == name))).first()
     return _pipeline(row) if row else None
 
 
-async def pipelines(session: AsyncSession) -> list[Pipeline]:
+async def pipelines(session: AsyncConnection) -> list[Pipeline]:
     """Read every definition by name."""
     return [_pipeline(row) for row in await session.execute(select(PIPELINES).order_by(PIPELINES.c.name))]
 
@@ -58,7 +58,7 @@ def _pipeline(row: Row[Any]) -> Pipeline:
     )
 
 
-async def add_run(session: AsyncSession, values: dict[str, Any], plan: tuple[StepPlan, ...]) -> None:
+async def add_run(session: AsyncConnection, values: dict[str, Any], plan: tuple[StepPlan, ...]) -> None:
     """Insert a run and its steps."""
     await session.execute(insert(RUNS).values(**values))
     await session.execute(
@@ -79,23 +79,23 @@ async def add_run(session: AsyncSession, values: dict[str, Any], plan: tuple[Ste
     )
 
 
-async def change_run(session: AsyncSession, run_id: str, **values: Any) -> None:
+async def change_run(session: AsyncConnection, run_id: str, **values: Any) -> None:
     """Set columns of a run."""
     await session.execute(update(RUNS).where(RUNS.c.id == run_id).values(**values))
 
 
-async def run_row(session: AsyncSession, run_id: str) -> Row[Any] | None:
+async def run_row(session: AsyncConnection, run_id: str) -> Row[Any] | None:
     """Read a run without its steps."""
     return (await session.execute(select(RUNS).where(RUNS.c.id == run_id))).first()
 
 
-async def run_of_decision(session: AsyncSession, decision_id: str) -> str | None:
+async def run_of_decision(session: AsyncConnection, decision_id: str) -> str | None:
     """Find the run that a retraining decision started."""
     statement = select(RUNS.c.id).where(RUNS.c.retraining_decision_id == decision_id)
     return cast("str | None", (await session.execute(statement)).scalar_one_or_none())
 
 
-async def active_runs(session: AsyncSession, pipeline_name: str) -> int:
+async def active_runs(session: AsyncConnection, pipeline_name: str) -> int:
     """Count a pipeline's runs that have not ended."""
     statement = (
         select(func.count()).select_from(RUNS).where(RUNS.c.pipeline == pipeline_name, RUNS.c.finished_at.is_(None))
@@ -103,31 +103,31 @@ async def active_runs(session: AsyncSession, pipeline_name: str) -> int:
     return int((await session.execute(statement)).scalar_one())
 
 
-async def active_runs_of(session: AsyncSession, tenant: str) -> int:
+async def active_runs_of(session: AsyncConnection, tenant: str) -> int:
     """Count a tenant's runs that have not ended."""
     statement = select(func.count()).select_from(RUNS).where(RUNS.c.tenant == tenant, RUNS.c.finished_at.is_(None))
     return int((await session.execute(statement)).scalar_one())
 
 
-async def step_rows(session: AsyncSession, run_id: str) -> list[Row[Any]]:
+async def step_rows(session: AsyncConnection, run_id: str) -> list[Row[Any]]:
     """Read a run's steps in order."""
     statement = select(STEPS).where(STEPS.c.run_id == run_id).order_by(STEPS.c.position)
     return list(await session.execute(statement))
 
 
-async def outputs(session: AsyncSession, run_id: str) -> dict[str, dict[str, Any]]:
+async def outputs(session: AsyncConnection, run_id: str) -> dict[str, dict[str, Any]]:
     """Read what a run's succeeded steps gave, by step."""
     statement = select(STEPS.c.name, STEPS.c.output).where(STEPS.c.run_id == run_id, STEPS.c.state == "succeeded")
     return {row.name: row.output for row in await session.execute(statement)}
 
 
-async def step_output(session: AsyncSession, run_id: str, step: str) -> dict[str, Any]:
+async def step_output(session: AsyncConnection, run_id: str, step: str) -> dict[str, Any]:
     """Read what a step has noted so far, also while it waits."""
     statement = select(STEPS.c.output).where(STEPS.c.run_id == run_id, STEPS.c.name == step)
     return dict((await session.execute(statement)).scalar_one_or_none() or {})
 
 
-async def latest_output(session: AsyncSession, pipeline_name: str, step: str) -> dict[str, Any]:
+async def latest_output(session: AsyncConnection, pipeline_name: str, step: str) -> dict[str, Any]:
     """Read what the latest success of a step gave in any run of a pipeline; empty when there is none."""
     statement = (
         select(STEPS.c.output)
@@ -139,20 +139,25 @@ async def latest_output(session: AsyncSession, pipeline_name: str, step: str) ->
     return dict((await session.execute(statement)).scalar_one_or_none() or {})
 
 
-async def attempts(session: AsyncSession, run_id: str) -> list[Row[Any]]:
+async def attempts(session: AsyncConnection, run_id: str) -> list[Row[Any]]:
     """Read the journal of a run's attempts, oldest first."""
     statement = select(ATTEMPTS).where(ATTEMPTS.c.run_id == run_id).order_by(ATTEMPTS.c.seq)
     return list(await session.execute(statement))
 
 
-async def describe(session: AsyncSession, run_id: str) -> Run | None:
+async def describe(session: AsyncConnection, run_id: str) -> Run | None:
     """Read a run with its steps."""
     row = await run_row(session, run_id)
     return to_run(row, await step_rows(session, run_id)) if row else None
 
 
 async def page(
-    session: AsyncSession, caller: Caller, *, pipeline_name: str | None, before: tuple[datetime, str] | None, size: int
+    session: AsyncConnection,
+    caller: Caller,
+    *,
+    pipeline_name: str | None,
+    before: tuple[datetime, str] | None,
+    size: int,
 ) -> list[Row[Any]]:
     """Read the runs that a caller sees without steps, newest first."""
     seen = visible_to(caller, tenant=RUNS.c.tenant, resource_id=literal("runs/") + RUNS.c.id)

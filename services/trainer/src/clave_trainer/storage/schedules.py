@@ -7,7 +7,7 @@ from clave_contracts.trainer import Schedule, ScheduleSpec
 from sqlalchemy import CursorResult, Row, func, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clave_trainer.storage.tables import FIRES, SCHEDULES
 
@@ -24,7 +24,7 @@ def _schedule(row: Row[Any]) -> Schedule:
 
 
 async def put(
-    session: AsyncSession, schedule_id: str, spec: ScheduleSpec, *, by: str, next_at: datetime | None
+    session: AsyncConnection, schedule_id: str, spec: ScheduleSpec, *, by: str, next_at: datetime | None
 ) -> Schedule:
     """Store a schedule."""
     values = {
@@ -44,18 +44,18 @@ async def put(
     return _schedule((await session.execute(statement)).one())
 
 
-async def all_of(session: AsyncSession) -> list[Schedule]:
+async def all_of(session: AsyncConnection) -> list[Schedule]:
     """Read every schedule, oldest first."""
     return [_schedule(row) for row in await session.execute(select(SCHEDULES).order_by(SCHEDULES.c.id))]
 
 
-async def delete(session: AsyncSession, schedule_id: str) -> bool:
+async def delete(session: AsyncConnection, schedule_id: str) -> bool:
     """Remove a schedule; False when there is none."""
     result = await session.execute(sql_delete(SCHEDULES).where(SCHEDULES.c.id == schedule_id))
     return cast("CursorResult[Any]", result).rowcount == 1
 
 
-async def due(session: AsyncSession, now: datetime, limit: int) -> list[Schedule]:
+async def due(session: AsyncConnection, now: datetime, limit: int) -> list[Schedule]:
     """Lock the schedules whose time has come and that no other scheduler holds."""
     statement = (
         select(SCHEDULES)
@@ -67,14 +67,14 @@ async def due(session: AsyncSession, now: datetime, limit: int) -> list[Schedule
     return [_schedule(row) for row in await session.execute(statement)]
 
 
-async def advance(session: AsyncSession, schedule_id: str, next_at: datetime, skipped: str) -> None:
+async def advance(session: AsyncConnection, schedule_id: str, next_at: datetime, skipped: str) -> None:
     """Set the next due time and why the last one started nothing."""
     await session.execute(
         update(SCHEDULES).where(SCHEDULES.c.id == schedule_id).values(next_at=next_at, last_skip=skipped)
     )
 
 
-async def record_fire(session: AsyncSession, schedule_id: str, at: datetime, skipped: str) -> bool:
+async def record_fire(session: AsyncConnection, schedule_id: str, at: datetime, skipped: str) -> bool:
     """Record a due time once; False when it has been recorded."""
     statement = (
         insert(FIRES)
@@ -85,7 +85,7 @@ async def record_fire(session: AsyncSession, schedule_id: str, at: datetime, ski
     return (await session.execute(statement)).first() is not None
 
 
-async def note_run(session: AsyncSession, schedule_id: str, at: datetime, run_id: str) -> None:
+async def note_run(session: AsyncConnection, schedule_id: str, at: datetime, run_id: str) -> None:
     """Write which run a due time started."""
     await session.execute(
         update(FIRES).where(FIRES.c.schedule_id == schedule_id, FIRES.c.due == at).values(run_id=run_id)

@@ -7,7 +7,7 @@ from clave_common.database import Transaction
 from sqlalchemy import BigInteger, RowMapping, Text, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from clave_registry.storage.mlflow.search import Asked, Binding, Term, condition, page, terms_of
+from clave_registry.storage.mlflow.search import Asked, Binding, Term, condition, mapped_page, terms_of
 from clave_registry.storage.mlflow.tables import experiments, runs
 
 BINDING = Binding(
@@ -29,7 +29,7 @@ async def search(tx: Transaction, asked: Asked, *, stages: Sequence[str]) -> tup
         *(condition(found, BINDING) for found in asked.conditions),
     )
     terms = terms_of(asked.orders, BINDING) or [Term(experiments.c.creation_time, descending=True)]
-    return await page(tx, statement, [*terms, Term(experiments.c.id)], asked)
+    return await mapped_page(tx, statement, [*terms, Term(experiments.c.id)], asked)
 
 
 async def add(tx: Transaction, values: dict[str, Any]) -> int | None:

@@ -14,7 +14,7 @@ from clave_registry.storage.mlflow.search import (
     Term,
     compared,
     condition,
-    page,
+    mapped_page,
     terms_of,
 )
 from clave_registry.storage.mlflow.tables import logged_models, metrics
@@ -74,7 +74,7 @@ async def search(
         *(condition(found, meaning) for found in asked.conditions),
     )
     newest = [Term(logged_models.c.creation_time, descending=True), Term(logged_models.c.model_id)]
-    return await page(tx, statement, terms_of(asked.orders, meaning) + newest, asked)
+    return await mapped_page(tx, statement, terms_of(asked.orders, meaning) + newest, asked)
 
 
 async def add(tx: Transaction, values: dict[str, Any]) -> RowMapping:

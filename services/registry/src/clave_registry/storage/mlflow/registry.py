@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from clave_common.access import Caller
 from clave_common.access.filters import visible_to
 from clave_common.database import Transaction
-from sqlalchemy import Text, bindparam, cast, delete, func, literal, select, update
+from sqlalchemy import ScalarSelect, Select, Text, cast, delete, func, literal, literal_column, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from clave_registry.domain.filters import Kind
 from clave_registry.storage.mlflow.search import Asked, Binding, Term, condition, epoch_ms, page, terms_of
 from clave_registry.storage.models import seen_by
-from clave_registry.storage.records import ModelRow, VersionRow, records
+from clave_registry.storage.records import ModelRow, ShownVersion, VersionRow, records
 from clave_registry.storage.tables import aliases, models, versions
 
 IS_PROMPT = "mlflow.prompt.is_prompt"
@@ -60,42 +61,58 @@ async def search_models(tx: Transaction, asked: Asked, caller: Caller) -> tuple[
     if not any(order.key == "name" for order in asked.orders):
         terms.append(Term(models.c.name))
     found, following = await page(tx, statement, terms, asked)
-    return [ModelRow(**{c.name: row[c.name] for c in models.c}) for row in found], following
+    return [ModelRow(*row[: len(models.c)]) for row in found], following
 
 
-async def search_versions(tx: Transaction, asked: Asked, caller: Caller) -> tuple[list[tuple[str, VersionRow]], str]:
-    """Read a page of the versions that a caller sees, with their models' names; last updated first by default.
+_own = aliases.alias("own")
+_OWN_ALIASES = func.array(
+    select(_own.c.alias)
+    .where(_own.c.model_id == versions.c.model_id, _own.c.version == versions.c.version)
+    .order_by(_own.c.alias)
+    .scalar_subquery()
+).label("own_aliases")
+_SHOWN = [versions.c[name] for name in ShownVersion.__dataclass_fields__]
+_FOUND: Select[Any] = select(models.c.name.label("model_name"), _OWN_ALIASES, *_SHOWN).join(
+    models, models.c.id == versions.c.model_id
+)
+
+
+async def search_versions(
+    tx: Transaction, asked: Asked, caller: Caller
+) -> tuple[list[tuple[str, list[str], ShownVersion]], str]:
+    """Read a page of the versions that a caller sees, with their models' names and their aliases; newest first.
 
     Where one model is named, its id is looked up first: the index that keeps its versions in order then gives the page
     without sorting, however many there are.
     """
     conditions = list(asked.conditions)
-    statement = select(models.c.name.label("model_name"), *versions.c).join(models, models.c.id == versions.c.model_id)
     named = next((c for c in conditions if c.kind is Kind.ATTRIBUTE and c.key == "name" and c.op == "="), None)
     terms = terms_of(asked.orders, VERSIONS) or [Term(versions.c.updated_at, descending=True)]
+    statement = _FOUND
     if named is None:
         statement = statement.where(models.c.tenant == asked.tenant, models.c.deleted_at.is_(None))
         terms.append(Term(models.c.name))
     else:
         conditions.remove(named)
-        model_id = await _id_of(tx, asked.tenant, str(named.value))
-        if model_id is None:
-            return [], ""
-        statement = statement.where(versions.c.model_id == model_id)
+        statement = statement.where(versions.c.model_id == _id_of(asked.tenant, str(named.value)))
+    if any(c.kind is Kind.ATTRIBUTE and c.key == "run_id" and c.op == "=" and c.value for c in conditions):
+        statement = statement.where(versions.c.run_id != literal_column("''"))  # as the index on runs says
     visible = visible_to(caller, tenant=models.c.tenant, resource_id=VERSION_PATH)
     statement = statement.where(
         versions.c.deleted_at.is_(None), visible, *(condition(found, VERSIONS) for found in conditions)
     )
     found, following = await page(tx, statement, [*terms, Term(versions.c.version, descending=True)], asked)
-    rows = [(str(row["model_name"]), VersionRow(**{c.name: row[c.name] for c in versions.c})) for row in found]
-    return rows, following
+    return [(row[0], row[1], ShownVersion(*row[2 : len(_SHOWN) + 2])) for row in found], following
 
 
-async def _id_of(tx: Transaction, tenant: str, name: str) -> str | None:
-    statement = select(models.c.id).where(
-        models.c.tenant == tenant, models.c.name == name, models.c.deleted_at.is_(None)
+_looked_up = models.alias("looked_up")
+
+
+def _id_of(tenant: str, name: str) -> ScalarSelect[str]:
+    found = select(_looked_up.c.id).where(
+        _looked_up.c.tenant == tenant, _looked_up.c.name == name, _looked_up.c.deleted_at.is_(None)
     )
-    return (await tx.session.execute(statement)).scalar()
+    return found.scalar_subquery()
 
 
 async def latest(tx: Transaction, model_ids: Sequence[str]) -> list[VersionRow]:
@@ -107,38 +124,6 @@ async def latest(tx: Transaction, model_ids: Sequence[str]) -> list[VersionRow]:
         .order_by(versions.c.model_id, versions.c.legacy_stage, versions.c.version.desc())
     )
     return records(VersionRow, (await tx.session.execute(statement)).mappings())
-
-
-async def by_alias(tx: Transaction, tenant: str, name: str, alias: str) -> tuple[VersionRow, list[str]] | None:
-    """Find the version that an alias names, and all of its aliases, in one query; None when anything is missing."""
-    row = (await tx.session.execute(_BY_ALIAS, {"tenant": tenant, "name": name, "alias": alias})).mappings().first()
-    if row is None:
-        return None
-    version = VersionRow(**{column.name: row[column.name] for column in versions.c})
-    return version, list(row["own_aliases"])
-
-
-_named, _own = aliases.alias("named"), aliases.alias("own")
-_BY_ALIAS = (
-    select(
-        *versions.c,
-        func.array(
-            select(_own.c.alias)
-            .where(_own.c.model_id == versions.c.model_id, _own.c.version == versions.c.version)
-            .order_by(_own.c.alias)
-            .scalar_subquery()
-        ).label("own_aliases"),
-    )
-    .join(_named, (_named.c.model_id == versions.c.model_id) & (_named.c.version == versions.c.version))
-    .join(models, models.c.id == versions.c.model_id)
-    .where(
-        models.c.tenant == bindparam("tenant"),
-        models.c.name == bindparam("name"),
-        models.c.deleted_at.is_(None),
-        _named.c.alias == bindparam("alias"),
-        versions.c.deleted_at.is_(None),
-    )
-)
 
 
 async def highest(tx: Transaction, model_id: str) -> VersionRow | None:

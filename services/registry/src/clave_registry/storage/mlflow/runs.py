@@ -31,7 +31,7 @@ from clave_registry.storage.mlflow.search import (
     Term,
     compared,
     condition,
-    page,
+    mapped_page,
     terms_of,
 )
 from clave_registry.storage.mlflow.tables import latest_metrics, metrics, run_datasets, run_models, runs
@@ -99,7 +99,7 @@ async def search(
         *(condition(found, BINDING) for found in asked.conditions),
     )
     terms = [*terms_of(asked.orders, BINDING), Term(runs.c.start_time, descending=True), Term(runs.c.run_id)]
-    return await page(tx, statement, terms, asked)
+    return await mapped_page(tx, statement, terms, asked)
 
 
 async def add(tx: Transaction, values: dict[str, Any]) -> RowMapping:

@@ -12,7 +12,7 @@ from typing import Any
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument
 from clave_common.pages import decode_token, encode_token
-from sqlalchemy import ColumnElement, DateTime, Float, RowMapping, Select, and_, case, func, literal, or_
+from sqlalchemy import ColumnElement, DateTime, Float, Row, RowMapping, Select, and_, case, func, literal, or_
 from sqlalchemy.dialects.postgresql import JSONB
 
 from clave_registry.domain.filters import Condition, Kind, Order, Value
@@ -151,7 +151,7 @@ def _nullable(expression: Expression, descending: bool) -> list[Term]:  # noqa: 
 
 async def page(
     tx: Transaction, statement: Select[Any], terms: Sequence[Term], asked: Asked
-) -> tuple[list[RowMapping], str]:
+) -> tuple[list[Row[Any]], str]:
     """Read one page.
 
     Args:
@@ -161,7 +161,7 @@ async def page(
         asked: Size, token and text of the query.
 
     Returns:
-        The rows, and the token of the next page (empty on the last).
+        The rows, with the terms after what was selected, and the token of the next page (empty on the last).
     """
     labelled = [term.expression.label(f"order_{number}") for number, term in enumerate(terms)]
     statement = statement.add_columns(*labelled)
@@ -171,11 +171,19 @@ async def page(
             raise InvalidArgument("page_token is not one of this query.", field="page_token")
         statement = statement.where(_after(terms, position))
     ordered = [term.expression.desc() if term.descending else term.expression.asc() for term in terms]
-    rows = list((await tx.session.execute(statement.order_by(*ordered).limit(asked.size + 1))).mappings())
+    rows = list((await tx.session.execute(statement.order_by(*ordered).limit(asked.size + 1))).all())
     shown = rows[: asked.size]
     if len(rows) <= asked.size:
         return shown, ""
-    return shown, encode_token([_portable(shown[-1][f"order_{n}"]) for n in range(len(terms))], query=asked.query)
+    return shown, encode_token([_portable(value) for value in shown[-1][-len(terms) :]], query=asked.query)
+
+
+async def mapped_page(
+    tx: Transaction, statement: Select[Any], terms: Sequence[Term], asked: Asked
+) -> tuple[list[RowMapping], str]:
+    """Read one page of rows whose columns are asked for by name."""
+    rows, following = await page(tx, statement, terms, asked)
+    return [row._mapping for row in rows], following  # noqa: SLF001 - SQLAlchemy's public name for it
 
 
 def _portable(value: Any) -> Any:
