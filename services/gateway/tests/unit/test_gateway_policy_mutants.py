@@ -91,7 +91,7 @@ async def killed_by(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> st
                 outcome = test(**arguments)
                 if outcome is not None:
                     await outcome
-            except (AssertionError, ClaveError, KeyError, pytest.fail.Exception):
+            except (AssertionError, ClaveError, KeyError, TypeError, pytest.fail.Exception):
                 return str(test.__name__)
     return None
 

@@ -1,16 +1,15 @@
-"""Commands about who may do what, and what was done: whoami, keys, audit."""
+"""Commands about the caller and its keys: whoami, keys."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clave.cli.governance import export_audit, prove_entry, rotate_key
+from clave.cli.governance import rotate_key
 from clave.cli.output import say
 from clave.cli.session import Session, connected
-from clave.failures import Failure
 
 if TYPE_CHECKING:
-    from clave_contracts.gateway import AuditPage, AuditVerification, KeyPage, NewKey, WhoAmI
+    from clave_contracts.gateway import KeyPage, NewKey, WhoAmI
 
     from clave.client import AsyncClient
 
@@ -27,12 +26,6 @@ def register(app: typer.Typer) -> None:
     keys.command("rotate")(connected(rotate_key))
     keys.command("revoke")(connected(revoke_key))
     app.add_typer(keys, name="keys", rich_help_panel=_GROUP)
-    audit = typer.Typer(no_args_is_help=True, help="The audit log: search, prove, verify, export.")
-    audit.command("search")(connected(search_audit))
-    audit.command("verify")(connected(verify_audit))
-    audit.command("prove")(connected(prove_entry))
-    audit.command("export")(connected(export_audit))
-    app.add_typer(audit, name="audit", rich_help_panel=_GROUP)
 
 
 def whoami(session: Session) -> None:
@@ -110,45 +103,3 @@ def revoke_key(session: Session, *, key_id: Annotated[str, typer.Argument(help="
 
     session.ask(ask)
     session.show({"id": key_id, "revoked": True}, {"revoked": key_id})
-
-
-def search_audit(
-    session: Session,
-    *,
-    action: Annotated[str | None, typer.Option(help="Only this action.", show_default=False)] = None,
-    actor: Annotated[str | None, typer.Option(help="Only this principal.", show_default=False)] = None,
-    resource: Annotated[str | None, typer.Option(help="Only this resource.", show_default=False)] = None,
-    page_size: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
-) -> None:
-    """Show who did what, newest first."""
-
-    async def ask(client: "AsyncClient") -> "AuditPage":
-        return await client.gateway.audit(action=action, actor=actor, resource=resource, page_size=page_size)
-
-    answer = session.ask(ask)
-    rows = [
-        (
-            record.index,
-            record.entry.get("time"),
-            record.entry.get("actor"),
-            record.entry.get("action"),
-            record.entry.get("resource"),
-            record.entry.get("outcome"),
-        )
-        for record in answer.records
-    ]
-    session.show_rows(answer, ("index", "time", "actor", "action", "resource", "outcome"), rows)
-
-
-def verify_audit(session: Session) -> None:
-    """Prove that no audit entry was altered, dropped or reordered."""
-
-    async def ask(client: "AsyncClient") -> "AuditVerification":
-        return await client.gateway.verify_audit()
-
-    answer = session.ask(ask)
-    session.show(
-        answer, {"verdict": "whole" if answer.ok else answer.damage, "entries": answer.size, "root": answer.root}
-    )
-    if not answer.ok:
-        raise Failure(f"The audit log is damaged ({answer.damage}) at entry {answer.first_bad}. {answer.detail}")

@@ -6,6 +6,7 @@ import typer
 
 from clave.cli import (
     access,
+    audit,
     cards,
     demo,
     governance,
@@ -68,5 +69,6 @@ holds.register(app)
 webhooks.register(app)
 people.register(app)
 access.register(app)
+audit.register(app)
 governance.register(app)
 settings.register(app)

@@ -41,11 +41,18 @@ def register(app: typer.Typer) -> None:
     app.add_typer(policy, name="policy", rich_help_panel=_GROUP)
 
 
-def call(session: Session, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def call(
+    session: Session,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    params: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Ask the gateway's API."""
 
     async def ask(client: "AsyncClient") -> dict[str, Any]:
-        response = await client.gateway.send(method, f"{_API}{path}", body=body)
+        response = await client.gateway.send(method, f"{_API}{path}", body=body, params=params)
         answer: dict[str, Any] = response.json() if response.content else {}
         return answer
 
@@ -231,35 +238,3 @@ def rotate_key(session: Session, *, key_id: Annotated[str, typer.Argument(help="
     answer = call(session, "POST", f"/keys/{key_id}/rotate")
     session.show(answer, {name: answer[name] for name in ("id", "key", "principal", "expires_at")})
     say(f"This key is shown once. When it is in use: clave keys revoke {key_id}")
-
-
-def prove_entry(session: Session, *, entry_id: Annotated[str, typer.Argument(help="Id of the audit entry.")]) -> None:
-    """Prove that an entry is in the audit log; the proof can be checked without the stack."""
-    answer = call(session, "GET", f"/audit/entries/{entry_id}/proof")
-    session.show(
-        answer,
-        {
-            "entry": answer["canonical"],
-            "index": f"{answer['index']} of {answer['size']}",
-            "leaf": answer["leaf_hash"],
-            "hashes to the root": len(answer["proof"]),
-            "checkpoint": answer["checkpoint"].rstrip(),
-        },
-    )
-
-
-def export_audit(
-    session: Session,
-    *,
-    file: Annotated[Path, typer.Argument(help="Where to write the JSON lines.")],
-    first: Annotated[int, typer.Option(min=0, help="Index of the first entry.")] = 0,
-) -> None:
-    """Export the audit log as ECS documents, one JSON line each (for ELK or OpenSearch)."""
-
-    async def ask(client: "AsyncClient") -> int:
-        response = await client.gateway.send("GET", f"{_API}/audit/export", params={"first": first})
-        file.write_bytes(response.content)
-        return response.content.count(b"\n")
-
-    entries = session.ask(ask)
-    session.show({"file": str(file), "entries": entries}, {"entries": entries, "file": file})

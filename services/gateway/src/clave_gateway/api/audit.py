@@ -2,7 +2,7 @@
 
 import base64
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from clave_common.access import Caller, governed
@@ -35,6 +35,27 @@ class AuditProof(Answer):
     proof: list[str]
     size: int
     checkpoint: str
+    public_key: str
+
+
+class ConsistencyProof(Answer):
+    """Two sizes of the log with all that is needed to check that the later extends the earlier.
+
+    Attributes:
+        old_root: Base64 root of the first `old_size` entries.
+        proof: Base64 hashes (RFC 6962, 2.1.2).
+        old_checkpoint: Signed note that states the earlier size and root, where one of that size was made.
+        checkpoint: Signed note that states the later ones, where one of that size was made.
+        public_key: Base64 of the log's Ed25519 key.
+    """
+
+    old_size: int
+    old_root: str
+    size: int
+    root: str
+    proof: list[str]
+    old_checkpoint: str | None
+    checkpoint: str | None
     public_key: str
 
 
@@ -114,11 +135,12 @@ def audit_router(service: AuditService) -> APIRouter:
 
     @router.get("/consistency")
     async def consistency(
-        old_size: Annotated[int, Query(ge=1)],
+        old_size: Annotated[int, Query(ge=1, le=2**53)],
         caller: Caller = governed("audit:log.prove", resource_id="audit"),  # noqa: ARG001
-    ) -> dict[str, Any]:
-        """Prove that the log of now extends the one of `old_size` entries."""
-        return await service.consistency(old_size)
+        size: Annotated[int | None, Query(ge=1, le=2**53, description="Now, when absent.")] = None,
+    ) -> ConsistencyProof:
+        """Prove that the log of `size` entries extends the one of `old_size`, checkable offline."""
+        return ConsistencyProof(**await service.consistency(old_size, size))
 
     @router.get("/checkpoints")
     async def checkpoints(

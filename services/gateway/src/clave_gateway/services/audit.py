@@ -133,30 +133,41 @@ class AuditService:
             public_key=self._signer.public_key,
         )
 
-    async def consistency(self, old_size: int) -> dict[str, Any]:
-        """Prove that the log of now extends the log of `old_size` entries.
+    async def consistency(self, old_size: int, size: int | None = None) -> dict[str, Any]:
+        """Prove that the log of `size` entries extends the log of `old_size`.
+
+        Args:
+            old_size: Entries of the earlier log, at least 1.
+            size: Entries of the later log; those of a checkpoint made now when absent.
 
         Raises:
             NotFound: The log was never that large.
         """
         await self._sequencer.checkpoint()
         async with self._database.transaction() as tx:
-            frontier = await audit.read_frontier(tx.session)
-            if not 1 <= old_size <= frontier.size:
-                raise NotFound(f"The log has {frontier.size} entries.", code="audit_size_unknown")
-            leaves = await audit.leaf_hashes(tx.session, frontier.size)
-            note = await audit.newest_checkpoint(tx.session)
+            notes = {_size_of(note): note for note in await audit.list_checkpoints(tx.session)}
+            newest = max(notes, default=0)
+            size = size or newest
+            if not 1 <= old_size <= size <= newest:
+                raise NotFound(
+                    f"The log has {newest} signed entries; there is no way from {old_size} to {size}.",
+                    code="audit_size_unknown",
+                )
+            leaves = await audit.leaf_hashes(tx.session, size)
         return {
             "old_size": old_size,
             "old_root": base64.b64encode(root_of(leaves[:old_size])).decode(),
-            "size": frontier.size,
-            "root": base64.b64encode(frontier.root()).decode(),
+            "size": size,
+            "root": base64.b64encode(root_of(leaves)).decode(),
             "proof": [base64.b64encode(step).decode() for step in consistency_proof(leaves, old_size)],
-            "checkpoint": note,
+            "old_checkpoint": notes.get(old_size),
+            "checkpoint": notes.get(size),
+            "public_key": base64.b64encode(self._signer.public_key).decode(),
         }
 
     async def checkpoints(self) -> list[str]:
-        """List every signed checkpoint by size."""
+        """List every signed checkpoint by size, the last one made now if need be."""
+        await self._sequencer.checkpoint()
         async with self._database.transaction() as tx:
             return await audit.list_checkpoints(tx.session)
 
@@ -172,6 +183,10 @@ class AuditService:
             if not rows:
                 return
             after = rows[-1].index
+
+
+def _size_of(note: str) -> int:
+    return int(note.split("\n", 2)[1])
 
 
 def _conditions(wanted: AuditSearch) -> list[ColumnElement[bool]]:
