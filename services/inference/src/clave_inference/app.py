@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,14 +22,15 @@ from clave_common.service_app import create_service_app
 from clave_contracts.features import FeaturesClient
 from clave_contracts.registry import RegistryClient
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from clave_inference import __version__
 from clave_inference.api import protocol_routes
+from clave_inference.api_description import describe_everything
 from clave_inference.hot_route import HotRoute
 from clave_inference.lane import Lane, lane_for
 from clave_inference.metrics import Gauges, PredictionMetrics
+from clave_inference.port_registry import PortRegistry
 from clave_inference.rpc import ProtocolServer
 from clave_inference.runtime.batcher import Batcher
 from clave_inference.runtime.row_ledger import RowLedger
@@ -54,6 +56,7 @@ SERVICE = "inference"
 _log = get_logger(__name__)
 _FORGET_CHECK_S = 0.2
 _POST_S = 1.0
+_GONE_LOOK_S = 5.0
 _DRAIN_LOOK_S = 0.01
 _START_LOOK_S = 0.05
 _START_S_MAX = 30.0
@@ -77,6 +80,7 @@ class Parts:
     watch: RegistryWatch
     metrics: PredictionMetrics
     board: MetricsBoard | None = None
+    registry: PortRegistry | None = None
     draining: bool = False
 
     def ready(self) -> bool:
@@ -97,13 +101,10 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane], 
     board = None
     if settings.workers > 1:
         board = MetricsBoard(settings.data_dir / "metrics", worker=worker, run=os.getppid())
-    metrics = PredictionMetrics() if board is None else PredictionMetrics(board.siblings)
-    if board is not None and (before := board.own()) is not None:
-        metrics.carry_on(before)
-    registry = CollectorRegistry()
-    registry.register(metrics)
+    metrics = PredictionMetrics()
+    registry = PortRegistry(metrics, board)
     parts = _parts(settings, metrics, worker)
-    parts.board = board
+    parts.board, parts.registry = board, registry
     app = create_service_app(
         service=SERVICE,
         version=__version__,
@@ -116,6 +117,7 @@ def build(settings: Settings, *, worker: int = 0) -> tuple[FastAPI, type[Lane], 
         body_bytes_max=settings.body_bytes_max,
         registry=registry,
     )
+    describe_everything(app)
     app.add_middleware(HotRoute, predictions=lambda: parts.predictions, body_bytes_max=settings.body_bytes_max)
     return app, lane_for(parts.predictions), parts.begin_draining
 
@@ -158,7 +160,9 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         access=kit.access,
         ledger=RowLedger(redis, processes=settings.workers * settings.replicas),
         table=lambda: deployment.table,
-        limits=SharedLimits(settings.key_rows_per_minute, settings.model_rows_per_minute),
+        limits=SharedLimits(
+            settings.key_rows_per_minute, settings.model_rows_per_minute, settings.tenant_rows_per_minute
+        ),
     )
     deployment.on_switch = admissions.forget
     explainer = Explainer(
@@ -234,8 +238,9 @@ async def _lifespan(parts: Parts, _app: FastAPI) -> AsyncIterator[None]:
     background.add("registry_events", partial(parts.watch.listen, background, "registry_events"))
     background.add("prediction_log", partial(parts.log.run, background, "prediction_log"))
     background.add("revocations", partial(_forget_on_change, parts))
-    if parts.board is not None:
-        background.add("metrics", partial(_post_metrics, parts, parts.board))
+    background.add("series", partial(_forget_gone_series, parts))
+    if parts.board is not None and parts.registry is not None:
+        background.add("metrics", partial(_post_metrics, parts.registry, parts.board))
     async with background:
         if parts.settings.workers > 1:
             await _wait_until_ready(parts)
@@ -295,11 +300,18 @@ async def _forget_on_change(parts: Parts) -> None:
         await asyncio.sleep(_FORGET_CHECK_S)
 
 
-async def _post_metrics(parts: Parts, board: MetricsBoard) -> None:
+async def _post_metrics(registry: PortRegistry, board: MetricsBoard) -> None:
     """Let the other processes of the port know this one's figures."""
     while True:
-        board.post(parts.metrics.counts())
+        board.post(registry.counts())
         await asyncio.sleep(_POST_S)
+
+
+async def _forget_gone_series(parts: Parts) -> None:
+    """Free the metric series of versions that are served no more."""
+    while True:
+        parts.metrics.forget_gone(parts.deployment.table.countable(), time.time())
+        await asyncio.sleep(_GONE_LOOK_S)
 
 
 def _grpc_server(parts: Parts) -> ProtocolServer | None:

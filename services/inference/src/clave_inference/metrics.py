@@ -3,12 +3,14 @@
 `labels()` of the client library costs 3 us a call and an ordinary histogram as much again; the hot path instead adds
 to lists that it finds by a tuple, and the text is made when somebody scrapes. Where several processes share a port, a
 scrape meets any one of them; it answers for all (`storage.metrics_board`). Labels are bounded by what is served:
-callers cannot invent values.
+callers cannot invent values. The series of a version that is served no more are shown for `GONE_SHOWN_S` and forgotten
+after `GONE_KEPT_S`: every process hides them before any of them forgets, so no sum of theirs ever goes back.
 """
 
 import itertools
+import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,12 +33,18 @@ LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 SCORE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _SERIES_MAX: Final = 5_000
+GONE_SHOWN_S: Final = 900.0
+GONE_KEPT_S: Final = 1_800.0
+NOBODY: Final = "unknown"
+"""Stands for the endpoint of requests that named none that is served."""
 _WORTH_AN_ARRAY: Final = 24
 
 LOG_FATES: Final = ("streamed", "spooled", "dropped")
 
 RequestLabels = tuple[str, str, str, str, str]
 ScoreLabels = tuple[str, str, str]
+Served = tuple[str, str]
+"""An endpoint and a version of it; the version is empty where a request was refused before one was chosen."""
 
 
 @dataclass(slots=True)
@@ -94,6 +102,15 @@ class Gauges:
     versions: Callable[[], Iterable[tuple[str, int, str]]]
 
 
+class Family(msgspec.Struct):
+    """A metric family of a library: its samples by name and labels."""
+
+    name: str
+    documentation: str
+    kind: str
+    samples: list[tuple[str, tuple[tuple[str, str], ...], float]]
+
+
 class Counts(msgspec.Struct):
     """The figures of a process at one moment; those of several processes add up.
 
@@ -103,6 +120,8 @@ class Counts(msgspec.Struct):
         rows: By endpoint and version.
         batches: Bucket counts and sum of rows.
         log: Records of the prediction log, by `LOG_FATES`.
+        gone: Since when (Unix seconds) what is counted is served no more.
+        library: Figures that libraries keep.
     """
 
     requests: list[tuple[RequestLabels, list[int], float]] = []
@@ -112,21 +131,19 @@ class Counts(msgspec.Struct):
     log: tuple[int, int, int] = (0, 0, 0)
     queued_rows: int = 0
     log_waiting: int = 0
+    gone: list[tuple[Served, float]] = []
+    library: list[Family] = []
 
 
 class PredictionMetrics(Collector):
-    """The figures of one process, or of all that share its port.
+    """The figures of one process."""
 
-    Args:
-        siblings: Gives the figures of the other processes at the moment of a scrape.
-    """
-
-    def __init__(self, siblings: Callable[[], Iterable[Counts]] = lambda: ()) -> None:
-        self._siblings = siblings
+    def __init__(self) -> None:
         self._log_before = (0, 0, 0)
         self._requests: dict[RequestLabels, Buckets] = {}
         self._scores: dict[ScoreLabels, Buckets] = {}
-        self._rows: dict[tuple[str, str], int] = {}
+        self._rows: dict[Served, int] = {}
+        self._gone: dict[Served, float] = {}
         self.batches = Buckets(BATCH_BUCKETS)
         self.gauges: Gauges | None = None
 
@@ -186,6 +203,23 @@ class PredictionMetrics(Collector):
             buckets = self._requests[labels] = Buckets(LATENCY_BUCKETS_S)
         return buckets
 
+    def forget_gone(self, served: Collection[Served], now: float) -> None:
+        """Note what is served no more, and forget what has not been for long.
+
+        Args:
+            served: Every endpoint with every version of it, and with an empty one.
+            now: Unix seconds.
+        """
+        counted: set[Served] = {(labels[0], labels[1]) for labels in (*self._requests, *self._scores)}
+        counted |= self._rows.keys()
+        gone = {pair for pair in counted if pair not in served and pair[0] != NOBODY}
+        self._gone = {pair: self._gone.get(pair, now) for pair in gone}
+        over = {pair for pair, since in self._gone.items() if now - since > GONE_KEPT_S}
+        if over:
+            self._requests = {labels: held for labels, held in self._requests.items() if labels[:2] not in over}
+            self._scores = {labels: held for labels, held in self._scores.items() if labels[:2] not in over}
+            self._rows = {pair: count for pair, count in self._rows.items() if pair not in over}
+
     def answered_by_version(self, endpoint: str, version: str) -> tuple[int, int, float]:
         """Give (successes, failures, seconds) of a version on an endpoint."""
         good = bad = 0
@@ -217,6 +251,7 @@ class PredictionMetrics(Collector):
             log=(log[0] + before[0], log[1] + before[1], log[2] + before[2]),
             queued_rows=0 if gauges is None else gauges.queued_rows(),
             log_waiting=0 if gauges is None else gauges.log_waiting(),
+            gone=list(self._gone.items()),
         )
 
     def carry_on(self, counts: Counts) -> None:
@@ -230,17 +265,22 @@ class PredictionMetrics(Collector):
         self.batches.add_counts(*counts.batches)
         before = self._log_before
         self._log_before = (before[0] + counts.log[0], before[1] + counts.log[1], before[2] + counts.log[2])
+        for pair, since in counts.gone:
+            self._gone[pair] = min(since, self._gone.get(pair, since))
 
     def collect(self) -> Iterable[Metric]:
-        """Make the metric families of this moment, over all processes that share the port."""
-        own = self.counts()
+        """Make the metric families of this moment."""
+        return self.collected([self.counts()])
+
+    def collected(self, processes: Iterable[Counts], *, now: float | None = None) -> Iterable[Metric]:
+        """Make the families of several processes' figures, which add up."""
         everybody = PredictionMetrics()
         queued = waiting = 0
-        for counts in (own, *self._siblings()):
+        for counts in processes:
             everybody.carry_on(counts)
             queued += counts.queued_rows
             waiting += counts.log_waiting
-        yield from everybody.histograms()
+        yield from everybody.histograms(time.time() if now is None else now)
         if self.gauges is None:
             return
         yield GaugeMetricFamily("clave_inference_queued_rows", "Rows that wait.", value=queued)
@@ -253,23 +293,27 @@ class PredictionMetrics(Collector):
         yield log
         yield self._versions(self.gauges)
 
-    def histograms(self) -> Iterable[Metric]:
+    def histograms(self, now: float) -> Iterable[Metric]:
         """Make the families of what was answered."""
+        hidden = {pair for pair, since in self._gone.items() if now - since > GONE_SHOWN_S}
         durations = HistogramMetricFamily(
             "clave_inference_duration_seconds",
             "From the request's last byte to the answer.",
             labels=["endpoint", "version", "arm", "protocol", "code"],
         )
         for labels, buckets in self._requests.items():
-            durations.add_metric(labels, buckets.cumulative(), buckets.total)
+            if labels[:2] not in hidden:
+                durations.add_metric(labels, buckets.cumulative(), buckets.total)
         yield durations
         rows = CounterMetricFamily("clave_predictions", "Rows answered or refused.", labels=["endpoint", "version"])
         for key, count in self._rows.items():
-            rows.add_metric(key, count)
+            if key not in hidden:
+                rows.add_metric(key, count)
         yield rows
         scores = HistogramMetricFamily("clave_prediction_score", "Scores given.", labels=["endpoint", "version", "arm"])
         for score_labels, buckets in self._scores.items():
-            scores.add_metric(score_labels, buckets.cumulative(), buckets.total)
+            if score_labels[:2] not in hidden:
+                scores.add_metric(score_labels, buckets.cumulative(), buckets.total)
         yield scores
         batches = HistogramMetricFamily("clave_inference_batch_rows", "Rows computed in one run.")
         batches.add_metric([], self.batches.cumulative(), self.batches.total)

@@ -21,6 +21,7 @@ class Settings(ServiceSettings):
         queued_rows_max: Rows that may wait in a process; beyond, requests are refused with 503.
         key_rows_per_minute: Rows of one key over all models in a minute; 0 = no limit beside the model card's.
         model_rows_per_minute: Rows of one endpoint over all keys in a minute; 0 = no limit.
+        tenant_rows_per_minute: Rows of one tenant's callers over all models in a minute; 0 = no limit.
         inline_us_max: Longest run, in microseconds, that may hold the event loop.
         timeout_s: Seconds after which a request that set no time-out is given up.
         poll_s: Seconds between looks at the registry's desired state.
@@ -46,6 +47,7 @@ class Settings(ServiceSettings):
     queued_rows_max: int = Field(default=16_384, ge=1)
     key_rows_per_minute: float = Field(default=0.0, ge=0)
     model_rows_per_minute: float = Field(default=0.0, ge=0)
+    tenant_rows_per_minute: float = Field(default=0.0, ge=0)
     inline_us_max: float = Field(default=4_000.0, gt=0)
     timeout_s: float = Field(default=10.0, gt=0)
     poll_s: float = Field(default=1.0, gt=0)

@@ -1,6 +1,5 @@
 """The real inference process on real Valkey, with its peers stood in for."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from clave_testing.servers import wait_until
 sys.path.insert(0, str(Path(__file__).parent))
 
 from inference_models import COLUMNS, sum_model, sum_signature
+from inference_process import start_process
 
 
 def free_port() -> int:
@@ -58,12 +58,6 @@ class Service:
         return self.process.wait(20)
 
 
-def start_process(variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "clave_inference", "serve"], env={**os.environ, **variables}, stdin=subprocess.DEVNULL
-    )
-
-
 @pytest.fixture
 def peers(secrets_dir: Path) -> InferencePeers:
     peers = InferencePeers(secrets_dir, columns=COLUMNS)
@@ -79,8 +73,14 @@ def running_peers(peers: InferencePeers) -> Iterator[RunningPeers]:
 
 
 @pytest.fixture
+def workers() -> int:
+    """Processes on the port; a test that wants several parametrizes it."""
+    return 1
+
+
+@pytest.fixture
 def service(
-    peers: InferencePeers, running_peers: RunningPeers, secrets_dir: Path, tmp_path: Path, redis_url: str
+    peers: InferencePeers, running_peers: RunningPeers, secrets_dir: Path, tmp_path: Path, redis_url: str, workers: int
 ) -> Iterator[Service]:
     http_port, grpc_port = free_port(), free_port()
     variables = environment(
@@ -90,7 +90,7 @@ def service(
         redis_url=redis_url,
         http_port=http_port,
         grpc_port=grpc_port,
-    )
+    ) | {"CLAVE_INFERENCE_WORKERS": str(workers)}
     running = Service(peers, variables, http_port, grpc_port, start_process(variables))
     try:
         wait_until(running.is_ready, what="inference ready", seconds=90)

@@ -1,6 +1,7 @@
 """The end of a process, and the replacement of one worker after the other, under load: no request is lost."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -12,8 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from clave_testing.servers import wait_until
-
-from conftest import start_process
 
 pytestmark = pytest.mark.integration
 BODY = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}]}
@@ -108,23 +107,14 @@ print(answered[0], len(failed), sorted(set(failed)))
 """
 
 
-@pytest.fixture
-def two_workers(service: Any) -> Any:
-    """The service with two workers on its port."""
-    service.stop()
-    service.variables["CLAVE_INFERENCE_WORKERS"] = "2"
-    service.process = start_process(service.variables)
-    wait_until(service.is_ready, what="both workers", seconds=60)
-    return service
-
-
 def workers_of(service: Any) -> set[int]:
     pid = service.process.pid
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
-def test_a_rolling_restart_of_the_workers_loses_nothing(two_workers: Any) -> None:
-    service, outcomes, done = two_workers, Outcomes(), False
+@pytest.mark.parametrize("workers", [2])
+def test_a_rolling_restart_of_the_workers_loses_nothing(service: Any) -> None:
+    outcomes, done = Outcomes(), False
     wait_until(lambda: len(workers_of(service)) == 2, what="two workers")
     before = workers_of(service)
     over_grpc = subprocess.Popen(
@@ -156,3 +146,48 @@ def test_a_rolling_restart_of_the_workers_loses_nothing(two_workers: Any) -> Non
     assert int(said[0]) > 0
     assert said[1:] == ["0", "[]"]
     assert service.stop() == 0
+
+
+def figures(service: Any) -> dict[str, float]:
+    """Sum a scrape's samples by name, on a connection of its own: the kernel chooses who answers."""
+    with httpx.Client(base_url=service.url, timeout=10) as client:
+        lines = client.get("/metrics").text.splitlines()
+    sums: dict[str, float] = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name = line.partition("{")[0].partition(" ")[0]
+            sums[name] = sums.get(name, 0.0) + float(line.rpartition(" ")[2])
+    return sums
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_any_worker_tells_the_figures_of_all_and_no_death_takes_them_back(service: Any) -> None:
+    wait_until(lambda: len(workers_of(service)) == 2, what="two workers")
+    counted = ("clave_predictions_total", "clave_inference_duration_seconds_count", "clave_prediction_score_count")
+
+    def ask(times: int) -> None:
+        for _ in range(times):  # a connection each, so that both workers answer
+            answer = httpx.post(f"{service.url}/v2/models/churn/infer", json=BODY, headers=service.headers, timeout=10)
+            assert answer.status_code == 200, answer.text
+            assert httpx.get(f"{service.url}/v2/models/churn", headers=service.headers, timeout=10).status_code == 200
+
+    def settled(count: int) -> bool:
+        """Whether scrape after scrape, of either worker, tells exactly so much."""
+        seen = [figures(service) for _ in range(12)]
+        return all(
+            {sums.get(name) for name in counted} == {count}
+            and sums["clave_prediction_log_records_total"] == count
+            and sums["clave_inference_http_requests_total"] == count
+            for sums in seen
+        )
+
+    ask(30)
+    wait_until(lambda: settled(30), what="30 in every scrape", seconds=15)
+    before = workers_of(service)
+    killed = min(before)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(workers_of(service) - {killed}) == 2, what="a new worker", seconds=20)
+    wait_until(lambda: settled(30), what="the same 30 again", seconds=30)
+    ask(10)
+    wait_until(lambda: settled(40), what="40 in every scrape", seconds=15)
+    assert workers_of(service) & before == before - {killed}

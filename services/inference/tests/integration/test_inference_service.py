@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from clave_common.access.api_keys import new_api_key
 from clave_contracts.events import PREDICTION_STREAM, PredictionRecord
 from clave_contracts.prediction_batches import documents
 from clave_testing.servers import BUSY_S, wait_until
@@ -185,15 +186,21 @@ def test_a_revoked_key_stops(service: Any) -> None:
 
 
 def test_it_starts_and_serves_with_every_peer_away(service: Any, running_peers: Any) -> None:
+    """Registry, gateway, feature service, Redis and OPA; it has no Postgres."""
     assert ask(service).status_code == 200
     wait_until((service_data(service) / "access-snapshot.json").exists, what="the snapshot on disk", seconds=5)
     running_peers.__exit__()
     assert ask(service).status_code == 200
     service.stop()
     service.variables["CLAVE_INFERENCE_REDIS_URL"] = "unix:///nowhere/redis.sock?db=0"
+    service.variables["CLAVE_OPA_URL"] = "http://127.0.0.1:9"
     service.start()
     answers = [ask(service).status_code for _ in range(3)]
     assert answers == [200, 200, 200]
+    refused = ask(service, {"parameters": {"entities": {"customer_id": [7]}}})
+    assert (refused.status_code, refused.json()["code"]) == (503, "features_unavailable")
+    stranger = {"authorization": f"Bearer {new_api_key().text}"}
+    assert httpx.post(f"{service.url}/v2/models/churn/infer", json=BODY, headers=stranger).status_code == 401
     wait_until(
         lambda: (service_data(service) / "spool/predictions-0.log").stat().st_size > 0, what="the spool", seconds=5
     )

@@ -1,10 +1,10 @@
 """A caller's share of rows, spent locally from leases that all processes draw from one place.
 
-The shared store keeps the exact buckets (GCRA): one per key and model, and where they are set one per key and one per
-model; a request must find its rows in all of them. A process draws rows in leases of at most `LEASE_S` seconds' worth
-and 5% of the burst, so that a high limit costs few round trips and a low one stays exact: where a lease would hold less
-than one request, every request asks. What a process drew and did not spend within `LEASE_LIFE_S` is given up, so
-processes together never exceed a limit, and fall short of it by at most one lease each.
+The shared store keeps the exact buckets (GCRA): one per key and model, and where they are set one per key, one per
+model and one per tenant; a request must find its rows in all of them. A process draws rows in leases of at most
+`LEASE_S` seconds' worth and 5% of the burst, so that a high limit costs few round trips and a low one stays exact:
+where a lease would hold less than one request, every request asks. What a process drew and did not spend within
+`LEASE_LIFE_S` is given up, so processes together never exceed a limit, and fall short of it by at most one lease each.
 """
 
 import math
@@ -34,7 +34,7 @@ class Bucket:
         key: Where the store keeps it.
         per_second: Rows regained each second, above 0.
         burst: Rows that may go at once, at least 1.
-        name: What callers know it as: ``rows`` (key and model), ``rows-key``, ``rows-model``.
+        name: What callers know it as: ``rows`` (key and model), ``rows-key``, ``rows-model``, ``rows-tenant``.
     """
 
     key: str

@@ -34,10 +34,12 @@ class SharedLimits:
     Attributes:
         key_rows_per_minute: Rows of one key over all models.
         model_rows_per_minute: Rows of one endpoint over all keys.
+        tenant_rows_per_minute: Rows of one tenant's callers over all models.
     """
 
     key_rows_per_minute: float = 0.0
     model_rows_per_minute: float = 0.0
+    tenant_rows_per_minute: float = 0.0
 
 
 class Enforcement(Protocol):
@@ -201,6 +203,8 @@ class Admissions:
         if self._limits.model_rows_per_minute:
             model = f"model:{endpoint.tenant}:{endpoint.name}"
             buckets.append(_shared(model, self._limits.model_rows_per_minute, "rows-model"))
+        if self._limits.tenant_rows_per_minute:
+            buckets.append(_shared(f"tenant:{caller.tenant}", self._limits.tenant_rows_per_minute, "rows-tenant"))
         wanted = tuple(buckets)
         budget = self._budgets.get(wanted[0].key)
         if budget is None or budget.buckets != wanted:

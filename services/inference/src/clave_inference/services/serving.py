@@ -176,6 +176,13 @@ class ServingTable:
         """List the loaded versions of an endpoint's model."""
         return sorted(number for model, number in self.versions if model == endpoint.model)
 
+    def countable(self) -> set[tuple[str, str]]:
+        """List every endpoint with every version of it, and with an empty one: what figures may be about."""
+        pairs = {(name, "") for name in (*self.endpoints, *self.unserved)}
+        for endpoint in self.endpoints.values():
+            pairs.update((endpoint.name, str(number)) for number in self.versions_of(endpoint))
+        return pairs
+
     def missing(self) -> Iterator[str]:
         """Say what keeps this process from being ready, one sentence each."""
         if not self.known:

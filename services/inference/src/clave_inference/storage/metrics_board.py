@@ -30,6 +30,7 @@ class MetricsBoard:
 
     def __init__(self, folder: Path, *, worker: int, run: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.worker = worker
         self._folder = folder
         self._own = folder / f"worker-{worker}.msgpack"
         self._run = run
@@ -44,13 +45,13 @@ class MetricsBoard:
         """Read what this process's predecessor left."""
         return self._read(self._own)
 
-    def siblings(self) -> Iterator[Counts]:
-        """Read the others' figures."""
+    def siblings(self) -> Iterator[tuple[int, Counts]]:
+        """Read the others' figures, by their numbers."""
         for path in sorted(self._folder.glob("worker-*.msgpack")):
             if path != self._own:
                 counts = self._read(path)
                 if counts is not None:
-                    yield counts
+                    yield int(path.stem.removeprefix("worker-")), counts
 
     def _read(self, path: Path) -> Counts | None:
         try:
