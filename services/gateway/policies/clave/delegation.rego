@@ -66,7 +66,10 @@ binding_ok if {
 	asked := input.resource.properties.binding
 	binding_named(asked)
 	administrator_ok(asked)
-	every permission, _ in closure(asked.role).held { may_bind(permission, asked) }
+	every permission, _ in closure(asked.role).held { credential_covers(permission) }
+	every roles in reaching(asked) {
+		every permission, _ in closure(asked.role).held { held_by(roles, permission) }
+	}
 }
 
 binding_named(asked) if {
@@ -86,20 +89,22 @@ known_namespace("*") if true
 
 known_namespace(namespace) if is_object(data.clave.namespaces[namespace])
 
-# Each part of the new binding lies within one that the giver holds: the permission, in that namespace, on that resource.
-may_bind(permission, asked) if {
-	credential_covers(permission)
-	every namespace in asked.namespaces {
-		every pattern in object.get(asked, "resources", ["**"]) { within_own(permission, namespace, pattern) }
+# Each part of the new binding, a namespace with a resource, must lie within roles of the giver that hold all of it.
+# For most bindings these roles are the same in every part.
+reaching(asked) := {roles |
+	some namespace in asked.namespaces
+	some pattern in object.get(asked, "resources", ["**"])
+	roles := {role |
+		some holder in holders
+		some role, tenants in holder
+		some tenant in tenants_asked
+		some own in ["*", namespace]
+		reaches(tenants[tenant].namespaces[own], pattern)
 	}
 }
 
-within_own(permission, namespace, pattern) if {
-	some holder in holders
-	some role, tenants in holder
-	some tenant in tenants_asked
-	some own in ["*", namespace]
-	reaches(tenants[tenant].namespaces[own], pattern)
+held_by(roles, permission) if {
+	some role in roles
 	holds(role, permission)
 }
 

@@ -74,9 +74,12 @@ def test_what_may_be_handed_out_is_not_thereby_held(made: Any) -> None:
 def test_the_administrator_binds_every_role_that_is_for_others_within_the_engines_bounds() -> None:
     admin = {"role": "admin", "tenant": "*", "namespaces": ["*"]}
     decides = engine(shipped_with(admin))
+    everywhere = ["Development", "Staging", "Production"]
     for role in shipped_bundle().data["roles"]:
-        binding = {"subject": "user:new", "role": role, "tenant": "acme", "namespaces": ["*"], "resources": ["**"]}
-        assert reasons(asked("admin:binding.create", resource="bindings/new", binding=binding), decides) == [], role
+        for namespaces, resources in ((["*"], ["**"]), (everywhere, [f"models/m{number}/**" for number in range(50)])):
+            given = {"role": role, "tenant": "acme", "namespaces": namespaces, "resources": resources}
+            binding = {"subject": "user:new", **given}
+            assert reasons(asked("admin:binding.create", resource="bindings/new", binding=binding), decides) == [], role
 
 
 def test_whoever_may_see_some_rows_may_ask_for_the_list() -> None:
