@@ -74,7 +74,7 @@ def serve_upstream(tls=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     server.daemon_threads = True
     server.seen = []
-    server.broken = threading.Semaphore(1)
+    server.broken = threading.Semaphore(0)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -232,13 +232,26 @@ class TestHeaders:
         assert headers["x-envoy-external-address"] == "127.0.0.1"
         assert headers["x-clave-edge"] == "the-proof"
 
-    def test_a_read_whose_connection_broke_is_tried_again(self, running, upstream):
-        answer = httpx.get(f"http://127.0.0.1:{running.port}/v2", headers={"mode": "break-once"})
+    @pytest.mark.parametrize("path", ["/v2", "/v2/models/churn/ready"])
+    def test_a_read_whose_connection_broke_is_tried_again(self, running, upstream, path):
+        upstream.broken.release()
+        answer = httpx.get(f"http://127.0.0.1:{running.port}{path}", headers={"mode": "break-once"})
         assert answer.status_code == 200
+
+    def test_a_prediction_is_bounded_and_only_its_method_passes(self, running, upstream):
+        url = f"http://127.0.0.1:{running.port}/v2/models/churn/infer"
+        before = len(upstream.seen)
+        assert httpx.post(url, content=b"x" * 9_000_000).status_code == 413
+        assert httpx.request("TRACE", url).status_code == 405
+        assert httpx.post(url.replace("churn", "..%2fchurn"), content=b"").status_code == 400
+        assert len(upstream.seen) == before
+        assert httpx.post(url.replace("/v2", "/api/registry/../../v2"), headers={"mode": "text"}).status_code == 503
+        assert upstream.seen[-1][0] == "/v2/models/churn/infer"
 
     def test_a_write_whose_connection_broke_is_not(self, running, upstream):
         before = len(upstream.seen)
-        answer = httpx.post(f"http://127.0.0.1:{running.port}/v2/x", headers={"mode": "break"}, content=b"")
+        url = f"http://127.0.0.1:{running.port}/v2/models/churn/infer"
+        answer = httpx.post(url, headers={"mode": "break"}, content=b"")
         assert answer.status_code == 503
         assert len(upstream.seen) == before + 1
 
