@@ -6,6 +6,7 @@ through the typed clients of the contracts: ``client.registry``, ``client.traine
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ class AsyncClient:
         api_key: Key; ``CLAVE_API_KEY`` or the local stack's admin key when absent.
         data_dir: Data directory of a local stack.
         timeout_s: Seconds for each call.
+        break_glass: Ticket and reason for changes outside of their window, as "INC-12345 the model answers NaN";
+            ``CLAVE_BREAK_GLASS`` when absent. The policy judges it and the decision log keeps it.
         ca_file: Authorities to trust for an https address; ``CLAVE_CA_FILE``, what the local stack names, or the
             system's when absent.
     """
@@ -48,11 +51,17 @@ class AsyncClient:
         data_dir: Path | None = None,
         timeout_s: float = 60.0,
         ca_file: Path | None = None,
+        break_glass: str | None = None,
     ) -> None:
+        glass = break_glass or os.environ.get("CLAVE_BREAK_GLASS")
         self.connection: Connection = find_connection(url=url, api_key=api_key, data_dir=data_dir, ca_file=ca_file)
         self.http = httpx.AsyncClient(
             base_url=self.connection.url,
-            headers={"authorization": f"Bearer {self.connection.api_key}", "user-agent": "clave-sdk"},
+            headers={
+                "authorization": f"Bearer {self.connection.api_key}",
+                "user-agent": "clave-sdk",
+                **({"clave-break-glass": glass} if glass else {}),
+            },
             timeout=timeout_s,
             trust_env=False,
             # Loading the system's authorities costs some 50 ms; a plain address needs none.

@@ -30,7 +30,7 @@ MODEL = Resource("model", "models/churn", {"tenant": "acme"})
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    obligations = {"rate_limit": {"per_minute": 60, "burst": 2}, "mask": [], "audit": "full", "cache_ttl_s": 5}
+    obligations = {"rate_limit": {"per_minute": 60, "burst": 2}, "mask": [], "audit": "sampled", "cache_ttl_s": 5}
     return {"allow": True, "reasons": [], "obligations": obligations, "policy_version": "t", **changes}
 
 

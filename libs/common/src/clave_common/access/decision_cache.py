@@ -30,8 +30,11 @@ class DecisionCache:
         return entry[1]
 
     def put(self, key: CacheKey, decision: Decision, *, now: float, expires_at: float) -> None:
-        """Keep an allow until its time to live or the credential ends, whichever is first."""
-        if decision.allow is not True or decision.cache_ttl_s <= 0:
+        """Keep an allow until its time to live or the credential ends, whichever is first.
+
+        One of audit level ``full`` is not kept: every such read is decided, and logged, by itself.
+        """
+        if decision.allow is not True or decision.cache_ttl_s <= 0 or decision.audit == "full":
             return
         self._entries[key] = (min(now + decision.cache_ttl_s, expires_at), decision)
         if len(self._entries) > self._entries_max:

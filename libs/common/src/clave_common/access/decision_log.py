@@ -1,8 +1,10 @@
 """The log of decisions: what was asked, what was answered, by which engine and policy, so that it can be run again.
 
-Entries leave in batches through the Redis stream `clave.decisions`; the gateway keeps them for `clave explain`. The
-log never delays and never fails a request: a full buffer drops the oldest entry and counts it. Denials and decisions
-of audit level ``full`` are all logged, sampled ones in the share given.
+Entries leave in batches through the Redis stream `clave.decisions`; the gateway keeps them for `clave explain`. A full
+buffer drops the oldest entry and counts it. Denials and decisions of audit level ``full`` are all logged, sampled ones
+in the share given. The log never fails a request. It delays one kind: a read of audit level ``full`` waits until its
+entry has left this process (`sent`), so that nobody has read what a crash then forgets; not longer than SENT_WAIT_S,
+because a hanging Redis must not stop reads.
 """
 
 import asyncio
@@ -25,8 +27,13 @@ LOOP_NAME = "decision_log"
 _STREAM_LENGTH_MAX = 20_000
 _BATCH_MAX = 200
 _IDLE_S = 0.5
+SENT_WAIT_S = 0.25
 
 DECISIONS = Counter("clave_access_decisions_total", "Policy decisions by action and answer.", ["action", "answer"])
+LATE = Counter(
+    "clave_access_read_answered_before_logged_total",
+    "Fully audited reads answered while Redis did not take their entry.",
+)
 DROPPED = Counter("clave_access_decision_log_dropped_total", "Decisions that found the log's buffer full.")
 
 
@@ -45,6 +52,9 @@ class DecisionLog:
         self._redis = redis
         self._sampled_share = sampled_share
         self._entries: deque[bytes] = deque(maxlen=entries_max)
+        self._noted = 0
+        self._sent = 0
+        self._sending = asyncio.Lock()
         self._random = random.Random()  # noqa: S311 - chooses samples, not secrets
 
     def note(self, question: Mapping[str, Any], decision: Decision) -> None:
@@ -54,6 +64,8 @@ class DecisionLog:
             return
         if len(self._entries) == self._entries.maxlen:
             DROPPED.inc()
+            self._sent += 1
+        self._noted += 1
         self._entries.append(decision_record(self._service, question, decision))
 
     async def run(self, background: Background) -> None:
@@ -66,12 +78,35 @@ class DecisionLog:
                 continue
             background.healthy(LOOP_NAME)
 
+    async def sent(self) -> None:
+        """Wait until everything noted so far has left this process, or SENT_WAIT_S have passed."""
+        upto = self._noted
+        if self._redis is None:
+            return
+        try:
+            async with asyncio.timeout(SENT_WAIT_S):
+                while self._sent < upto:
+                    await self.flush()
+        except (TimeoutError, *REDIS_AWAY):
+            LATE.inc()
+
     async def flush(self) -> int:
-        """Send one batch; returns its size."""
-        if self._redis is None or not self._entries:
-            return 0
-        batch = [self._entries[index] for index in range(min(len(self._entries), _BATCH_MAX))]
-        pipeline = self._redis.pipeline(transaction=False)
+        """Send one batch; returns its size. Whoever waits meanwhile finds its entry in the batch of another."""
+        async with self._sending:
+            if self._redis is None or not self._entries:
+                return 0
+            batch = [self._entries.popleft() for _ in range(min(len(self._entries), _BATCH_MAX))]
+            try:
+                await self._send(self._redis, batch)
+            except BaseException:
+                self._put_back(batch)
+                raise
+            self._sent += len(batch)
+            return len(batch)
+
+    @staticmethod
+    async def _send(redis: Redis, batch: list[bytes]) -> None:
+        pipeline = redis.pipeline(transaction=False)
         for body in batch:
             pipeline.xadd(
                 DECISION_STREAM,
@@ -80,9 +115,14 @@ class DecisionLog:
                 approximate=True,
             )
         await pipeline.execute()
-        for _ in batch:
-            self._entries.popleft()
-        return len(batch)
+
+    def _put_back(self, batch: list[bytes]) -> None:
+        """Return what was not sent to the front, as far as there is room."""
+        room = (self._entries.maxlen or 0) - len(self._entries)
+        kept = batch[max(len(batch) - room, 0) :]
+        DROPPED.inc(len(batch) - len(kept))
+        self._sent += len(batch) - len(kept)
+        self._entries.extendleft(reversed(kept))
 
 
 def decision_record(service: str, question: Mapping[str, Any], decision: Decision) -> bytes:

@@ -70,12 +70,12 @@ class LocalDecisionPoint:
         self._require_fresh(mutating=mutating)
         now = self._now()
         if mutating:
-            return await self._ask(policy_input(caller, action, resource, context), now)
+            return await self._ask(policy_input(caller, action, resource, context), now, reading=False)
         key = _cache_key(snapshot.revision, caller, action, resource, context)
         known = self._cache.get(key, now)
         if known is not None:
             return known
-        decision = await self._ask(policy_input(caller, action, resource, context), now)
+        decision = await self._ask(policy_input(caller, action, resource, context), now, reading=True)
         self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
         return decision
 
@@ -105,12 +105,14 @@ class LocalDecisionPoint:
         question["context"]["time"] = now
         return await self._engine.visible(question)
 
-    async def _ask(self, question: dict[str, Any], now: float) -> Decision:
+    async def _ask(self, question: dict[str, Any], now: float, *, reading: bool) -> Decision:
         question["context"]["time"] = now
         document = await self._engine.decide(question)
         decision = decision_from(document, self._engine.name)
         if self._log is not None:
             self._log.note(question, decision)
+            if reading and decision.allow and decision.audit == "full":
+                await self._log.sent()
         return decision
 
     def _require_fresh(self, *, mutating: bool) -> None:

@@ -18,6 +18,8 @@ from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.errors import PermissionDenied, Unauthenticated
 
 _decided: ContextVar[list[Decision] | None] = ContextVar("clave_decisions", default=None)
+_glass: ContextVar[Mapping[str, str] | None] = ContextVar("clave_break_glass", default=None)
+_GLASS_CHARACTERS_MAX = 500
 CALLER_KEY = "clave.caller"
 APP_KEY = "clave_access"
 
@@ -77,6 +79,9 @@ class Access:
         """Ask without insisting: the answer may be no."""
         if self._tenant is not None:
             resource = replace(resource, properties={**resource.properties, "tenant": self._tenant})
+        glass = _glass.get()
+        if glass is not None:
+            context = {"break_glass": glass, **context}
         decision = await self._decision_point.decide(caller, action, resource, context)
         remember_decision(decision)
         return decision
@@ -143,11 +148,21 @@ def remember_decision(decision: Decision) -> None:
         decisions.append(decision)
 
 
-def start_request() -> list[Decision]:
-    """Begin to collect the decisions of a request (called by the doors)."""
+def start_request(*, break_glass: str | None = None) -> list[Decision]:
+    """Begin to collect the decisions of a request (called by the doors).
+
+    Args:
+        break_glass: What the caller claims for a change outside of its window, ticket first; the policy judges it.
+    """
     decisions: list[Decision] = []
     _decided.set(decisions)
+    _glass.set(_claim(break_glass) if break_glass else None)
     return decisions
+
+
+def _claim(text: str) -> dict[str, str]:
+    ticket, _, reason = text[:_GLASS_CHARACTERS_MAX].strip().partition(" ")
+    return {"ticket": ticket, "reason": reason}
 
 
 def access_of(app: Starlette) -> Access:

@@ -38,6 +38,7 @@ def presented_by(scope: Scope) -> Presented:
         on_behalf_of=_text(headers.get(b"x-clave-on-behalf-of")),
         claimed_ip=_text(headers.get(b"x-envoy-external-address")),
         edge_proof=_text(headers.get(b"x-clave-edge")),
+        break_glass=_text(headers.get(b"clave-break-glass")),
     )
 
 
@@ -61,11 +62,12 @@ class AccessMiddleware:
         if scope["type"] != "http":
             return  # no service speaks WebSocket
         try:
-            scope[CALLER_KEY] = await self._verifier.verify(presented_by(scope))
+            presented = presented_by(scope)
+            scope[CALLER_KEY] = await self._verifier.verify(presented)
         except ClaveError as refusal:
             await problem_response(refusal)(scope, receive, send)
             return
-        decisions = start_request()
+        decisions = start_request(break_glass=presented.break_glass)
         withheld = False
 
         async def watched(message: Message) -> None:

@@ -15,6 +15,7 @@ class Presented:
         source_ip: Address of the connection's other end.
         claimed_ip: ``x-envoy-external-address``; counts only with the edge's proof (`clave_common.access.edge`).
         edge_proof: ``x-clave-edge``.
+        break_glass: ``clave-break-glass``, a ticket and the reason: "INC-12345 the model answers NaN".
         on_behalf_of: ``x-clave-on-behalf-of``; believed only of a service.
     """
 
@@ -23,6 +24,7 @@ class Presented:
     on_behalf_of: str | None = None
     claimed_ip: str | None = None
     edge_proof: str | None = field(default=None, repr=False)
+    break_glass: str | None = None
 
 
 class CredentialVerifier(Protocol):
