@@ -19,7 +19,7 @@ from psycopg.rows import Row
 from clave_common.logs import get_logger
 
 SILENCE_S = 2.0
-CONNECT_S = 3
+CONNECT_S = 5
 _log = get_logger(__name__)
 
 
