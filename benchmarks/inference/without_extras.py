@@ -1,4 +1,4 @@
-"""clave without its extras (``without_extras.py MODEL PORT``): the lane, the batcher and the codecs, and nobody asked.
+"""clave without its extras (``without_extras.py MODEL PORT COLUMNS``): lane, batcher and codecs, and nobody asked.
 
 No authentication, no policy, no limit, no log, no metrics: what is left tells what the extras cost.
 """
@@ -41,7 +41,7 @@ class OpenDoor:
 class NoLog:
     """Records nothing."""
 
-    def add_run(self, *_: Any) -> None: ...
+    def add_rows(self, *_: Any, **_named: Any) -> None: ...
 
     def add(self, *_: Any) -> None: ...
 
@@ -53,8 +53,10 @@ class Idle:
 
 
 def main() -> None:
-    path, port = Path(sys.argv[1]), int(sys.argv[2])
-    signature = Signature((TensorSpec("input", "FP32", (-1, 45)),), (TensorSpec("probabilities", "FP32", (-1, 2)),))
+    path, port, columns = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    signature = Signature(
+        (TensorSpec("input", "FP32", (-1, columns)),), (TensorSpec("probabilities", "FP32", (-1, 2)),)
+    )
     loaded = load_version(
         model="churn", version=1, digest="", path=path, signature=signature, positive_output="probabilities:1"
     )

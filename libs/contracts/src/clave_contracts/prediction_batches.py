@@ -63,8 +63,9 @@ def table_part(
     ids: Sequence[str],
     principals: Sequence[str],
     traces: Sequence[str | None] | None,
-    at_s: Sequence[float],
-    latencies_s: Sequence[float],
+    began: Sequence[float],
+    ended: float,
+    offset: float,
     rows: bytes,
     scores: bytes,
     labels: bytes,
@@ -75,13 +76,23 @@ def table_part(
         ids: Prediction ids.
         principals: Who asked.
         traces: Trace ids; None where no request named one.
-        at_s: When the requests arrived, seconds since 1970.
-        latencies_s: How long they took, seconds.
+        began: When the requests arrived, seconds of any clock.
+        ended: When they were answered, seconds of the same clock.
+        offset: Seconds from that clock to the one that began in 1970.
         rows: The rows' bytes, in the datatype of the part ``K`` before.
         scores: One number a row, or nothing.
         labels: One number a row, or nothing.
     """
-    text = orjson.dumps({"ids": ids, "principals": principals, "traces": traces, "at": at_s, "latency_s": latencies_s})
+    text = orjson.dumps(
+        {
+            "ids": ids,
+            "principals": principals,
+            "traces": traces,
+            "began": began,
+            "ended": ended,
+            "offset": offset,
+        }
+    )
     length = _LENGTH.size + len(text) + len(rows) + len(scores) + len(labels)
     return b"".join((_PART.pack(_TABLE, length), _LENGTH.pack(len(text)), text, rows, scores, labels))
 
@@ -136,20 +147,19 @@ def _table(kind: Mapping[str, Any], payload: memoryview) -> Iterator[dict[str, A
     scores = _per_row(tail[edge : edge + narrow[0]], kind["score_dtype"], count)
     labels = _per_row(tail[edge + narrow[0] :], kind["label_dtype"], count)
     traces = heads["traces"] or [None] * count
-    columns = zip(
-        heads["ids"], heads["principals"], traces, heads["at"], heads["latency_s"], _printed(rows), strict=True
-    )
-    for place, (name, principal, trace, at_s, latency_s, values) in enumerate(columns):
+    ended, offset = heads["ended"], heads["offset"]
+    columns = zip(heads["ids"], heads["principals"], traces, heads["began"], _printed(rows), strict=True)
+    for place, (name, principal, trace, began, values) in enumerate(columns):
         yield {
             **shared,
             "id": name,
             "principal": principal,
             "trace_id": trace,
-            "at": datetime.fromtimestamp(at_s, UTC),
+            "at": datetime.fromtimestamp(began + offset, UTC),
             "values": [values],
             "score": [] if scores is None else [scores[place]],
             "label": None if labels is None else [labels[place]],
-            "latency_ms": round(latency_s * 1e3, 3),
+            "latency_ms": round((ended - began) * 1e3, 3),
         }
 
 

@@ -27,6 +27,7 @@ from clave_inference.http_answers import BRIDGE_PATH, JSON, PROTOBUF, infer_targ
 from clave_inference.lane_plan import Plan, plan_key
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call, Reply
+from clave_inference.services.plain_runs import PlainRuns
 from clave_inference.services.predict import Predictions
 
 LANE_BYTES_MAX: Final = 256 * 1024
@@ -73,6 +74,7 @@ class Lane(HttpToolsProtocol):
     """See the module; made by `lane_for`."""
 
     predictions: Predictions
+    plain: PlainRuns
     targets: dict[bytes, tuple[str, str | None]]
     plans: dict[tuple[str, bytes], Plan]
 
@@ -105,15 +107,24 @@ class Lane(HttpToolsProtocol):
         cycle = self.cycle
         if self._between and (cycle is None or cycle.response_complete):
             end = data.find(_HEAD_END) + 4
-            plan = self.plans.get((self._whence, plan_key(data[:end])))
+            plan = self._plan_of(data[:end])
             if plan is None:
                 self._arrived = data
             elif len(data) - end == plan.length and not self._ending and not self.flow.write_paused:
-                self.cycle = self._lane_cycle
-                self._lane_cycle.response_complete = False
-                self._ask(plan, data[end:])
+                self.cycle = cycle = self._lane_cycle
+                cycle.response_complete = False
+                if plan.plain:
+                    self.plain.take(self, plan, data, end)
+                else:
+                    self.ask(plan, data[end:], time.monotonic())
                 return
         super().data_received(data)
+
+    def _plan_of(self, head: bytes) -> Plan | None:
+        plan = self.plans.get((self._whence, head))
+        if plan is None and (key := plan_key(head)) is not head:
+            plan = self.plans.get((self._whence, key))
+        return plan
 
     def on_message_begin(self) -> None:
         """Begin a request; the ordinary way's own preparations wait until it is chosen."""
@@ -216,7 +227,7 @@ class Lane(HttpToolsProtocol):
         found = self._headers_found
         plan = Plan(self._target, self._credential_of(found), found, length=len(body), bridged=self.url == BRIDGE_PATH)
         self._remember(plan, body)
-        self._ask(plan, body)
+        self.ask(plan, body, time.monotonic())
 
     def _remember(self, plan: Plan, body: bytes) -> None:
         """Keep a plan if its head arrived alone with its body, and may come again."""
@@ -232,14 +243,15 @@ class Lane(HttpToolsProtocol):
                 self.plans.clear()
             self.plans[(self._whence, key)] = plan
 
-    def _ask(self, plan: Plan, body: bytes) -> None:
+    def ask(self, plan: Plan, body: bytes, began: float) -> None:
+        """Send the request in the lane to the operation."""
         self._bridged = plan.bridged
         call = Call(
             "rest",
             plan.model,
             plan.version,
             plan.credential,
-            began=time.monotonic(),
+            began=began,
             body=body,
             header_length=plan.header_length,
             routing_key=plan.routing_key,
@@ -249,7 +261,7 @@ class Lane(HttpToolsProtocol):
             call.protocol = "grpc"
             call.deadline = grpc_deadline(plan.timeout)
         if self._lane_cycle.keep_alive:
-            call.quick = self._answer_quickly
+            call.quick = self.answer_quickly
         self.predictions.predict(call, self._answer)
 
     def _credential_of(self, found: dict[bytes, bytes]) -> Credential:
@@ -269,16 +281,24 @@ class Lane(HttpToolsProtocol):
         """Send the answer to the one request in the lane."""
         cycle = self._lane_cycle
         if reply.error is None and reply.json_length is None and cycle.keep_alive:
-            self._answer_quickly(reply.body, reply.limit_headers)
+            self.answer_quickly(reply.body, reply.limit_headers, time.monotonic())
             return
         cycle.response_complete = True
         if not cycle.disconnected and not self.transport.is_closing():
             self._answer_in_full(reply, keep_alive=cycle.keep_alive)
             self.on_response_complete()
 
-    def _answer_quickly(self, body: bytes, limit_headers: bytes) -> None:
+    @property
+    def waits(self) -> bool:
+        """Whether the request in the lane has no answer yet."""
+        return not self._lane_cycle.response_complete
+
+    def answer_quickly(self, body: bytes, limit_headers: bytes, now: float) -> None:
         """Send an ordinary answer on a connection that is kept."""
         cycle, transport = self._lane_cycle, self.transport
+        if not cycle.keep_alive:  # the process began to end while the request was in flight
+            self._answer(Reply(body, limit_headers=limit_headers))
+            return
         cycle.response_complete = True
         if cycle.disconnected or transport.is_closing():
             return
@@ -287,7 +307,7 @@ class Lane(HttpToolsProtocol):
             self._note_defaults()
         kind = PROTOBUF if self._bridged else JSON
         transport.write(_OK % (self._default_bytes, kind, limit_headers, len(body), body))
-        self._answered_at = self.loop.time()
+        self._answered_at = now  # as the loop's clock tells it
         if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
             self.on_response_complete()
         else:
@@ -341,4 +361,6 @@ def _has_unread_bytes(transport: asyncio.Transport) -> bool:
 def lane_for(predictions: Predictions) -> type[Lane]:
     """Make the protocol class of a process."""
     require_known_uvicorn()
-    return type("ServiceLane", (Lane,), {"predictions": predictions, "targets": {}, "plans": {}})
+    return type(
+        "ServiceLane", (Lane,), {"predictions": predictions, "plain": predictions.plain, "targets": {}, "plans": {}}
+    )

@@ -4,13 +4,19 @@ from typing import Final
 
 from clave_inference.domain.trace import trace_of
 from clave_inference.services.admissions import Credential
+from clave_inference.services.plain_runs import Shortcut
 
 _REQUEST_ID: Final = b"\r\nx-request-id: "
 _REQUEST_ID_CHARACTERS_MAX: Final = 64
 
 
 class Plan:
-    """What a request's head says, wherever it arrives from one address."""
+    """What a request's head says, wherever it arrives from one address.
+
+    Attributes:
+        plain: Whether the body may be a plain row.
+        shortcut: What is known about such bodies.
+    """
 
     __slots__ = (
         "bridged",
@@ -18,7 +24,9 @@ class Plan:
         "header_length",
         "length",
         "model",
+        "plain",
         "routing_key",
+        "shortcut",
         "timeout",
         "trace",
         "version",
@@ -42,6 +50,8 @@ class Plan:
         self.trace = trace_of(found.get(b"traceparent"), found.get(b"tracestate"))
         self.length = length
         self.bridged = bridged
+        self.shortcut = Shortcut()
+        self.plain = not bridged and self.header_length is None and self.trace is None
 
 
 def plan_key(head: bytes) -> bytes:

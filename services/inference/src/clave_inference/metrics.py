@@ -173,7 +173,7 @@ class PredictionMetrics(Collector):
             latencies_s: list[float] = []
             scores: list[bytes] = []
             for run in group:
-                latencies_s += run.latencies_s
+                latencies_s += [run.ended - began for began in run.began]
                 scores.append(run.scores)
             labels = (kind.endpoint, kind.version, kind.arm, kind.protocol, "200")
             given = np.frombuffer(b"".join(scores), kind.score_dtype) if kind.score_dtype else None

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_inference.codecs import grpc_message, rest_binary, rest_json
-from clave_inference.codecs.answer_template import AnswerTemplate, printed_rows
+from clave_inference.codecs.answer_template import AnswerTemplate
 from clave_inference.domain.datatypes import NUMPY_DTYPES
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.signature import TensorSpec
@@ -138,7 +138,7 @@ def test_prepared_answers_mean_what_plain_ones_mean(scores: np.ndarray, request_
     labels = np.arange(len(scores), dtype=np.int64)
     specs = (TensorSpec("label", "INT64", (-1,)), TensorSpec('prob%"s', "FP32", (-1, scores.shape[1])))
     template = AnswerTemplate(model_name="m\u00fc%d", model_version="3", arm="live", outputs=specs)
-    for row, numbers in enumerate(printed_rows([labels, scores])):
+    for row, numbers in enumerate(template.rows([labels, scores])):
         quick = template.render("prd_1", request_id, numbers)
         slow = rest_json.encode(
             InferenceAnswer(

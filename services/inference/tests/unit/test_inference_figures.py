@@ -29,13 +29,14 @@ def rows_run(*ids: str) -> Piece:
         ids=ids,
         principals=["app:web"] * count,
         traces=None,
-        at_s=[1e9] * count,
-        latencies_s=[0.002] * count,
+        began=[1.0] * count,
+        ended=1.002,
+        offset=1e9,
         rows=np.arange(count * 2, dtype=np.float32).tobytes(),
         scores=scores,
         labels=b"",
     )
-    return Piece(table, count, KIND, [0.002] * count, scores)
+    return Piece(table, count, KIND, [1.0] * count, 1.002, scores)
 
 
 def answered(metrics: PredictionMetrics, *ids: str) -> None:

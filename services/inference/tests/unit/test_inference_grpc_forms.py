@@ -126,7 +126,7 @@ def test_prepared_answers_mean_what_general_ones_do(count: int, request_id: str 
     specs = [TensorSpec(f"o{at}", kind, (-1,) if at % 2 else (-1, at + 1)) for at, kind in enumerate(kinds)]
     outputs = [chosen.integers(0, 255, (count, *spec.shape[1:])).astype(NUMPY_DTYPES[spec.datatype]) for spec in specs]
     template = MessageTemplate(model_name=model, model_version="3", arm="canary", outputs=specs)
-    for at, row in enumerate(template.raw_rows(outputs)):
+    for at, row in enumerate(template.rows(outputs)):
         prepared = template.render("prd_0123", request_id, row)
         tensors = [
             Tensor(spec.name, spec.datatype, output[at : at + 1]) for spec, output in zip(specs, outputs, strict=True)

@@ -30,26 +30,25 @@ class AnswerTemplate:
         whole = head + b'\0,"parameters":{"prediction_id":"\0' + tail + places + b"]}"
         self._form = whole.replace(b"%", b"%%").replace(b"\0", b"%b")
 
-    def render(self, prediction_id: str, request_id: str | None, numbers: tuple[bytes, ...]) -> bytes:
+    def render(self, prediction_id: str, request_id: str | None, row: tuple[bytes, ...]) -> bytes:
         """Write an answer.
 
         Args:
             prediction_id: Plain ASCII, needs no escaping.
             request_id: The caller's id, any text.
-            numbers: The row's numbers, per output, as `printed_rows` gives them.
+            row: The row's numbers, per output, as `rows` gives them.
         """
         named = b"" if request_id is None else b',"id":' + orjson.dumps(request_id)
-        return self._form % (named, prediction_id.encode(), *numbers)
+        return self._form % (named, prediction_id.encode(), *row)
 
+    def rows(self, outputs: Iterable[NDArray[Any]]) -> Iterable[tuple[bytes, ...]]:
+        """Print the numbers of every row, per output, as JSON without brackets; NaN becomes null.
 
-def printed_rows(outputs: Iterable[NDArray[Any]]) -> list[tuple[bytes, ...]]:
-    """Print the numbers of every row, per output, as JSON without brackets; NaN becomes null.
-
-    Args:
-        outputs: Arrays of shape (rows,) or (rows, columns), the same number of rows, at least one.
-    """
-    printed = []
-    for output in outputs:
-        text = orjson.dumps(output, option=orjson.OPT_SERIALIZE_NUMPY)
-        printed.append(text[1:-1].split(b",") if output.ndim == 1 else text[2:-2].split(b"],["))
-    return list(zip(*printed, strict=True))
+        Args:
+            outputs: Arrays of shape (rows,) or (rows, columns), the same number of rows, at least one.
+        """
+        printed = []
+        for output in outputs:
+            text = orjson.dumps(output, option=orjson.OPT_SERIALIZE_NUMPY)
+            printed.append(text[1:-1].split(b",") if output.ndim == 1 else text[2:-2].split(b"],["))
+        return zip(*printed, strict=True)

@@ -36,7 +36,7 @@ class MessageTemplate:
         Args:
             prediction_id: Plain ASCII.
             request_id: The caller's id, any text.
-            row: As `raw_rows` gives it.
+            row: As `rows` gives it.
         """
         identified = prediction_id.encode()
         before = self._ids.get(len(identified))
@@ -47,7 +47,7 @@ class MessageTemplate:
         named = pb.ModelInferResponse(id=request_id).SerializeToString()
         return b"%b%b%b%b%b%b" % (self._head, named, before, identified, self._tail, row)
 
-    def raw_rows(self, outputs: Iterable[NDArray[Any]]) -> list[bytes]:
+    def rows(self, outputs: Iterable[NDArray[Any]]) -> list[bytes]:
         """Encode `raw_output_contents` of every row.
 
         Args:

@@ -34,6 +34,7 @@ from clave_inference.domain.tensors import (
     require_count,
     require_tensors,
 )
+from clave_inference.runtime.loaded_version import RowShape
 
 _SHARED_MEMORY = "shared_memory_"
 _LARGE_BYTES = 64 * 1024
@@ -101,6 +102,22 @@ def decode_plain(body: bytes) -> PlainRequest | None:
         return _decode_plain(body)
     except _FAULTS:
         return None
+
+
+def is_plain_row(plain: PlainRequest, row: RowShape) -> bool:
+    """Whether a request is ordinary: one row for the only input, every output wanted as JSON."""
+    inputs = plain.inputs
+    if len(inputs) != 1 or plain.parameters is not msgspec.UNSET or plain.outputs is not msgspec.UNSET:
+        return False
+    tensor = inputs[0]
+    return (
+        tensor.shape == row.shape
+        and len(tensor.data) == row.width
+        and tensor.name == row.name
+        and tensor.datatype == row.datatype
+        and tensor.parameters is msgspec.UNSET
+        and (plain.id is None or len(plain.id) <= ID_CHARACTERS_MAX)
+    )
 
 
 def decode(body: bytes) -> InferenceRequest:

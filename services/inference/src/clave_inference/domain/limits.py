@@ -103,6 +103,10 @@ class RowBudget:
             return Spend.GRANTED
         return Spend.REFUSED if now < self.refused_until else Spend.ASK
 
+    def give_back(self, rows: int) -> None:
+        """Take rows back that were spent and did not run."""
+        self.left += rows
+
     def wants_more(self, now: float) -> bool:
         """Whether to draw the next lease before this one runs out."""
         return self.left < self.renew_below and not self.asking and now >= self.refused_until

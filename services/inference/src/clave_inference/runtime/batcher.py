@@ -9,8 +9,6 @@ one-thread executor, and the loop keeps answering health checks and small reques
 """
 
 import asyncio
-import contextvars
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -22,9 +20,10 @@ from numpy.typing import NDArray
 from clave_inference.domain.errors import DeadlinePassed, Overloaded
 
 Arrays = Sequence[NDArray[Any]]
-_LISTS, _BYTES = {list}, {bytes}
 _SMOOTHING = 0.01  # per row: large runs say more about large runs
 _SMOOTHING_MAX = 0.5
+_ROWS_MEASURED_MIN = 8  # smaller runs are measured now and then: reading the thread's clock twice costs 1 us
+_RUNS_PER_MEASURE = 8
 _GROWTH_MAX = 20.0  # one run that the collector of garbage fell into says little
 
 
@@ -68,11 +67,8 @@ class Waiting(Protocol):
         ...
 
     @property
-    def values(self) -> "list[float | None] | bytes | None":
-        """Its single row where it is a plain one; then `feeds` is the same as an array, made when asked for.
-
-        Bytes are the row's numbers in the model's own datatype.
-        """
+    def values(self) -> bytes | None:
+        """Its single row as the model takes it, where it is a plain one; then `feeds` is the same as an array."""
         ...
 
     @property
@@ -132,6 +128,8 @@ class Batcher:
 
     Attributes:
         deliver: Takes the requests of a run that went well, and what came of it.
+        rows_per_run_max: As above.
+        on_batch: As above.
     """
 
     def __init__(
@@ -143,11 +141,11 @@ class Batcher:
         executor: Executor,
         on_batch: Callable[[int], None] = lambda _rows: None,
     ) -> None:
-        self._rows_per_run_max = rows_per_run_max
+        self.rows_per_run_max = rows_per_run_max
         self._queued_rows_max = queued_rows_max
         self._inline_us_max = inline_us_max
         self._executor = executor
-        self._on_batch = on_batch
+        self.on_batch = on_batch
         self._waiting: list[Waiting] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.deliver: Callable[[list[Any], Run], None] = deliver_each
@@ -172,6 +170,10 @@ class Batcher:
         waiting.append(request)
         self.in_flight += 1
 
+    def runs_at_once(self, runnable: Runnable, rows: int) -> bool:
+        """Whether some rows may run on the event loop now: neither long by themselves nor behind too many."""
+        return rows * runnable.us_per_row <= self._inline_us_max and self.queued_rows + rows <= self._queued_rows_max
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         now = time.monotonic()
@@ -187,7 +189,7 @@ class Batcher:
                 alike = False
         if late:
             waiting = self._those_in_time(waiting, now)
-        elif len(waiting) == 1 or (alike and rows <= self._rows_per_run_max and runnable.joins_rows):
+        elif len(waiting) == 1 or (alike and rows <= self.rows_per_run_max and runnable.joins_rows):
             self._run(waiting, rows)
             return
         for part in self._parts(waiting):
@@ -213,9 +215,9 @@ class Batcher:
             else:
                 parts.append([request])
         for group in groups.values():
-            rows = self._rows_per_run_max
+            rows = self.rows_per_run_max
             for request in group:
-                if rows + request.rows > self._rows_per_run_max:
+                if rows + request.rows > self.rows_per_run_max:
                     parts.append([])
                     rows = 0
                 parts[-1].append(request)
@@ -252,22 +254,11 @@ class Batcher:
             rows += request.rows
         self._release(len(part), rows)
         self.deliver(part, run)
-        self._on_batch(rows)
+        self.on_batch(rows)
 
     def _release(self, requests: int, rows: int) -> None:
         self.queued_rows -= rows
         self.in_flight -= requests
-
-
-class _Strict(threading.local):
-    """A context in which numbers that do not fit raise, per thread: entering one costs a tenth of `np.errstate`."""
-
-    def __init__(self) -> None:
-        self.context = contextvars.copy_context()
-        self.context.run(np.seterr, over="raise")
-
-
-_strict = _Strict()
 
 
 class RowsNotKept(Exception):
@@ -275,19 +266,12 @@ class RowsNotKept(Exception):
 
 
 def joined(part: list[Waiting]) -> Arrays:
-    """Put the rows of several requests into one array per input.
-
-    Raises:
-        FloatingPointError: A value of a plain row does not fit into the model's datatype.
-    """
+    """Put the rows of several requests into one array per input."""
     first = part[0]
     row = first.runnable.row
     if row is not None:
         rows = [request.values for request in part]
-        kinds = set(map(type, rows))
-        if kinds == _LISTS:
-            return (_strict.context.run(np.array, rows, row.dtype),)
-        if kinds == _BYTES:
+        if None not in rows:
             return (np.frombuffer(b"".join(rows), row.dtype).reshape(len(rows), -1),)  # type: ignore[arg-type]  # see above
     if len(part) == 1:
         return first.feeds
@@ -299,20 +283,29 @@ def joined(part: list[Waiting]) -> Arrays:
 def compute(part: list[Waiting]) -> Run:
     """Run a part as one; never raises what a model may raise."""
     first = part[0]
-    runnable = first.runnable
-    began = time.thread_time()  # not the wall's: waiting for the processor is not the model's cost
+    rows = first.rows if len(part) == 1 else sum([request.rows for request in part])
     try:
         feeds = joined(part)
-        outputs = runnable.run(first.output_names, feeds)
-        rows = first.rows
-        if len(part) > 1:
-            rows = sum([request.rows for request in part])
-            for output in outputs:
-                if output.shape[0] != rows:
-                    return Run(feeds, None, RowsNotKept(f"{rows} rows in, shape {output.shape} out"))
+    except Exception as error:  # noqa: BLE001  see below
+        return Run((), None, error)
+    run = computed(first.runnable, first.output_names, feeds, rows)
+    if len(part) > 1 and run.outputs is not None:
+        for output in run.outputs:
+            if output.shape[0] != rows:
+                return Run(feeds, None, RowsNotKept(f"{rows} rows in, shape {output.shape} out"))
+    return run
+
+
+def computed(runnable: Runnable, output_names: Sequence[str], feeds: Arrays, rows: int) -> Run:
+    """Run some rows and note what they cost; never raises what a model may raise."""
+    measures = rows >= _ROWS_MEASURED_MIN or not runnable.runs % _RUNS_PER_MEASURE
+    began = time.thread_time() if measures else 0.0  # not the wall's: waiting for the processor is not the model's cost
+    try:
+        outputs = runnable.run(output_names, feeds)
     except Exception as error:  # noqa: BLE001  entry point of foreign code: the error goes to its own caller
         return Run((), None, error)
-    took_us = min((time.thread_time() - began) * 1e6 / rows, runnable.us_per_row * _GROWTH_MAX)
-    runnable.us_per_row += min(_SMOOTHING * rows, _SMOOTHING_MAX) * (took_us - runnable.us_per_row)
     runnable.runs += 1
+    if measures:
+        took_us = min((time.thread_time() - began) * 1e6 / rows, runnable.us_per_row * _GROWTH_MAX)
+        runnable.us_per_row += min(_SMOOTHING * rows, _SMOOTHING_MAX) * (took_us - runnable.us_per_row)
     return Run(feeds, outputs)

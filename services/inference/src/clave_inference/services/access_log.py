@@ -10,6 +10,7 @@ from typing import Any
 from clave_common.logs import get_logger
 
 from clave_inference.services.call import Call
+from clave_inference.services.serving import Target
 
 _log = get_logger(__name__)
 
@@ -27,12 +28,34 @@ class AccessLog:
 
     def answered(self, calls: Sequence[Call], ended: float) -> None:
         """Count answers that ended at a monotonic second; the last one of them may get the line."""
-        if not self._every:
-            return
-        self._answered += len(calls)
-        if self._answered >= self._every:
-            self._answered = 0
+        if self.is_due(len(calls)):
             self._write(calls[-1], "ok", ended)
+
+    def is_due(self, count: int) -> bool:
+        """Count answers; whether one of them gets a line."""
+        if not self._every:
+            return False
+        self._answered += count
+        if self._answered < self._every:
+            return False
+        self._answered = 0
+        return True
+
+    @staticmethod
+    def write_row(target: Target, principal: str, prediction_id: str, latency_s: float) -> None:
+        """Write the line of an answered plain row."""
+        _log.info(
+            "request",
+            protocol="rest",
+            model=target.endpoint.name,
+            code="ok",
+            latency_ms=round(latency_s * 1e3, 3),
+            principal=principal,
+            endpoint=target.endpoint.name,
+            version=target.loaded.version,
+            arm=target.arm,
+            prediction_id=prediction_id,
+        )
 
     def refused(self, call: Call, code: str, ended: float) -> None:
         """Count a refusal."""

@@ -257,6 +257,8 @@ class Admissions:
 
     def forget(self) -> None:
         """Drop every admission: keys or policy changed."""
+        for admission in self._admissions.values():
+            admission.renew_at = admission.good_until = 0.0  # whoever holds it has to look again
         self._admissions.clear()
 
 

@@ -58,14 +58,14 @@ class Call:
         deadline: Monotonic seconds after which nobody waits any more.
         began: Monotonic seconds at which the request was complete.
         answered: Takes the reply, once.
-        quick: Takes body and limit headers of an ordinary answer instead, where the door can do with those.
+        quick: Takes body, limit headers and the monotonic second of an ordinary answer instead, where the door can do
+            with those.
         ended: Takes the outputs or the error of the run, once.
         outputs: What the model gave, kept for the log.
         trace: The caller's trace, where the request names one.
         wants_explanation: Whether the answer shall explain its rows.
         explanation: Why the rows score as they do, once that is known.
-        values: The one row of an ordinary request, as decoded; None for every other request. Rows that run together
-            become one array together, which costs a third of making an array of each. A gRPC call brings bytes.
+        values: The one row of an ordinary request, as the model takes it; None for every other request.
         request_id: The caller's own name for the request.
     """
 
@@ -111,7 +111,7 @@ class Call:
     target: "Target"
     runnable: "LoadedVersion"
     arm: str
-    values: "list[float | None] | bytes | None"
+    values: bytes | None
     form: "Form | None"
     request_id: str | None
     rows: int
@@ -152,39 +152,21 @@ class Call:
         self.wants_explanation = False
         self.explanation: Explanation | None = None
         self.values = None
-        self.quick: Callable[[bytes, bytes], None] | None = None
+        self.quick: Callable[[bytes, bytes, float], None] | None = None
         self.features = None
         self._feeds: tuple[NDArray[Any], ...] | None = None
 
     @property
     def feeds(self) -> tuple[NDArray[Any], ...]:
-        """Its rows, one array per input of the model.
-
-        Raises:
-            FloatingPointError: A value of an ordinary request does not fit into the model's datatype.
-        """
-        if self._feeds is None:
-            with np.errstate(over="raise"):
-                self._feeds = self._as_array()
-        return self._feeds
+        """Its rows, one array per input of the model."""
+        row, values = self.runnable.row, self.values
+        if self._feeds is None and row is not None and values is not None:
+            self._feeds = (np.frombuffer(values, row.dtype).reshape(1, -1),)
+        return self._feeds or ()
 
     @feeds.setter
     def feeds(self, feeds: tuple[NDArray[Any], ...]) -> None:
         self._feeds = feeds
-
-    @property
-    def feeds_as_sent(self) -> tuple[NDArray[Any], ...]:
-        """The same for the log, which takes every value: what does not fit is infinite."""
-        if self._feeds is None:
-            with np.errstate(over="ignore"):
-                return self._as_array()
-        return self._feeds
-
-    def _as_array(self) -> tuple[NDArray[Any], ...]:
-        row = self.runnable.row
-        if isinstance(self.values, bytes) and row is not None:
-            return (np.frombuffer(self.values, row.dtype).reshape(1, -1),)
-        return (np.array([self.values], None if row is None else row.dtype),)
 
     def finish(self, outputs: Arrays | None, error: Exception | None) -> None:
         """Hand on what came of the run."""

@@ -14,26 +14,26 @@ from typing import Any
 
 from clave_common.errors import ClaveError
 from clave_common.logs import get_logger
-from msgspec import UNSET
 
 from clave_inference.codecs import binary_tail, grpc_message, rest_binary, rest_json
-from clave_inference.codecs.answer_template import printed_rows
 from clave_inference.codecs.grpc_forms import Form, Forms
 from clave_inference.domain.errors import InvalidInferRequest, ModelRunFailed
 from clave_inference.domain.prediction_ids import PredictionIds
-from clave_inference.domain.tensors import ID_CHARACTERS_MAX, InferenceAnswer, InferenceRequest, Tensor
+from clave_inference.domain.tensors import InferenceAnswer, InferenceRequest, Tensor
 from clave_inference.metrics import PredictionMetrics
-from clave_inference.runtime.batcher import Batcher, Run, deliver_each
+from clave_inference.runtime.batcher import Batcher
 from clave_inference.runtime.session import RuntimeRefused
 from clave_inference.runtime.shadow_runner import ShadowRunner
 from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admission, Admissions
-from clave_inference.services.call import Answered, Array, Arrays, Call, Reply
+from clave_inference.services.call import Answered, Arrays, Call, Reply
 from clave_inference.services.explainer import Explains
 from clave_inference.services.feature_requests import FeatureReader, read_terms
+from clave_inference.services.plain_runs import PlainRuns
 from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.services.refusals import as_refusal
 from clave_inference.services.request_parameters import read_parameters
+from clave_inference.services.run_answers import RunAnswers
 from clave_inference.services.serving import ServingTable, Target
 
 _log = get_logger(__name__)
@@ -78,12 +78,15 @@ class Predictions:
         self._ids = PredictionIds()
         self._forms = Forms()
         self._tasks: set[asyncio.Task[None]] = set()
-        batcher.deliver = self._deliver
+        self.plain = PlainRuns(
+            table=table, admissions=admissions, batcher=batcher, log=log, access_log=access_log, ids=self._ids
+        )
+        batcher.deliver = RunAnswers(admissions=admissions, log=log, access_log=access_log).deliver
 
     @property
     def in_flight(self) -> int:
         """Calls that wait for an answer, and copies that wait for a shadow."""
-        return len(self._tasks) + self._batcher.in_flight + self._shadows.in_flight
+        return len(self._tasks) + self.plain.in_flight + self._batcher.in_flight + self._shadows.in_flight
 
     def predict(self, call: Call, answered: Answered) -> None:
         """Answer a call, now or later, exactly once. Never raises."""
@@ -133,24 +136,13 @@ class Predictions:
 
     def _queue_row(self, call: Call, plain: rest_json.PlainRequest) -> bool:
         """Queue an ordinary request: one row for the only input, every output wanted as JSON; False for any other."""
-        inputs = plain.inputs
-        if len(inputs) != 1 or plain.parameters is not UNSET or plain.outputs is not UNSET:
-            return False
-        if plain.id is not None and len(plain.id) > ID_CHARACTERS_MAX:
-            return False
         target = self._table().target(call.model, call.version, call.routing_key)
-        loaded = target.loaded
-        row, tensor = loaded.row, inputs[0]
-        if (
-            row is None
-            or tensor.shape != row.shape
-            or len(tensor.data) != row.width
-            or tensor.name != row.name
-            or tensor.datatype != row.datatype
-            or tensor.parameters is not UNSET
-        ):
+        row = target.loaded.row
+        if row is None or not rest_json.is_plain_row(plain, row):
             return False
-        call.values, call.request_id = tensor.data, plain.id
+        call.values, call.request_id = row.packed(plain.inputs[0].data), plain.id
+        if call.values is None:
+            return False  # the general decoder words it
         self._queue_plain(call, target)
         return True
 
@@ -263,58 +255,12 @@ class Predictions:
         try:
             copy.feeds, copy.rows = shadow.loaded.signature.feeds(_tensors(call), rows_max=self._rows_max)
             self._shadows.submit(copy)
-        except FloatingPointError:  # the call itself will be refused
-            return
         except ClaveError as refusal:
             copy.feeds, copy.rows = call.feeds, call.rows
             self._finish_shadow(copy, None, refusal)
 
     def _finish_shadow(self, copy: Call, outputs: Arrays | None, error: Exception | None) -> None:
         self._record(copy, outputs, error)
-
-    def _deliver(self, calls: list[Call], run: Run) -> None:
-        """Answer the calls of a run. Ordinary requests are answered, counted and logged together."""
-        outputs = run.outputs or []
-        first = calls[0]
-        row, target = first.runnable.row, first.target
-        alike = len(calls) == 1 or all(call.target is target for call in calls)
-        if row is None or not alike or None in [call.values for call in calls] or not row.gives(outputs, len(calls)):
-            deliver_each(calls, run)
-            return
-        ended, rows = time.monotonic(), run.feeds[0]
-        over_grpc = [call.protocol == "grpc" for call in calls]
-        if all(over_grpc):
-            self._answer_messages(calls, rows, outputs, ended)
-        elif not any(over_grpc):
-            self._answer_documents(calls, rows, outputs, ended)
-        else:
-            for answer, wanted in ((self._answer_messages, True), (self._answer_documents, False)):
-                at = [place for place, found in enumerate(over_grpc) if found is wanted]
-                answer([calls[place] for place in at], rows[at], [output[at] for output in outputs], ended)
-        self._access_log.answered(calls, ended)
-
-    def _answer_messages(self, calls: list[Call], rows: Array, outputs: Arrays, ended: float) -> None:
-        self._log.add_run(calls, rows, outputs, ended)  # first: an answer given is an answer on record
-        template, limit_headers = calls[0].target.message_template, self._admissions.limit_headers
-        render = template.render
-        for call, row in zip(calls, template.raw_rows(outputs), strict=True):
-            body = render(call.prediction_id, call.request_id, row)
-            quick = call.quick
-            if quick is None:
-                call.answered(Reply(body, None, None, limit_headers(call.admission, ended)))
-            else:
-                quick(body, limit_headers(call.admission, ended))
-
-    def _answer_documents(self, calls: list[Call], rows: Array, outputs: Arrays, ended: float) -> None:
-        self._log.add_run(calls, rows, outputs, ended)
-        render, limit_headers = calls[0].target.template.render, self._admissions.limit_headers
-        for call, numbers in zip(calls, printed_rows(outputs), strict=True):
-            body = render(call.prediction_id, call.request_id, numbers)
-            quick = call.quick
-            if quick is None:
-                call.answered(Reply(body, None, None, limit_headers(call.admission, ended)))
-            else:
-                quick(body, limit_headers(call.admission, ended))
 
     def _finish(self, call: Call, outputs: Arrays | None, error: Exception | None) -> None:
         if outputs is None:
@@ -332,9 +278,6 @@ class Predictions:
 
     def _fail(self, call: Call, error: Exception | None) -> None:
         loaded = call.target.loaded
-        if isinstance(error, FloatingPointError) and call.values is not None:
-            self._refuse(call, _out_of_range(call.body), call.target)
-            return
         if isinstance(error, RuntimeRefused):
             _log.warning("model_run_failed", model=loaded.model, version=loaded.version, error=str(error)[:500])
             error = ModelRunFailed(call.target.endpoint.name, str(loaded.version))
@@ -398,15 +341,6 @@ def _tensors(call: Call) -> list[Tensor]:
         return call.request.inputs
     spec = call.runnable.signature.inputs[0]
     return [Tensor(spec.name, spec.datatype, call.feeds[0])]
-
-
-def _out_of_range(body: bytes) -> Exception:
-    """Word the fault of a row whose values do not fit; the general decoder finds it."""
-    try:
-        rest_json.decode(body)
-    except ClaveError as refusal:
-        return refusal
-    return InvalidInferRequest("inputs[0].data", "holds a number out of range.")
 
 
 def _require_no_tensors(request: InferenceRequest) -> None:

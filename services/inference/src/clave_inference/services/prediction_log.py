@@ -29,6 +29,7 @@ from clave_inference.services.prediction_records import (
     batches,
     recovered,
 )
+from clave_inference.services.serving import Target
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool, SpoolFull
 
@@ -138,16 +139,45 @@ class PredictionLog:
             _log.warning("prediction_journal_recovered", records=records, damaged_pieces=len(forms) - len(sound))
         self._journal.clear()
 
-    def add_run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> None:
-        """Take the ordinary requests of a run; never waits.
+    def add_rows(
+        self,
+        target: Target,
+        protocol: str,
+        rows: NDArray[Any],
+        outputs: Sequence[NDArray[Any]],
+        *,
+        ids: list[str],
+        principals: list[str],
+        traces: list[str | None] | None,
+        began: list[float],
+        ended: float,
+    ) -> None:
+        """Take the ordinary requests of a run, one entry per request everywhere; never waits.
 
         Args:
-            calls: One row each, all on one target.
-            rows: What they brought, shape (calls, columns).
+            target: What answered them.
+            protocol: ``rest`` or ``grpc``.
+            rows: What they brought, shape (requests, columns).
             outputs: What they got, the same number of rows.
-            ended: Monotonic seconds.
+            ids: Prediction ids.
+            principals: Who asked.
+            traces: Trace ids; None where no request named one.
+            began: When they arrived, monotonic seconds.
+            ended: When they were answered.
         """
-        self._take(self._kinds.run(calls, rows, outputs, ended))
+        self._take(
+            self._kinds.run(
+                target,
+                protocol,
+                rows,
+                outputs,
+                ids=ids,
+                principals=principals,
+                traces=traces,
+                began=began,
+                ended=ended,
+            )
+        )
 
     def add(self, call: Call) -> None:
         """Take any one request; never waits."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clave_inference.runtime.loaded_version import LoadedVersion
 from clave_inference.services.call import Call
+from clave_inference.services.serving import Target
 
 _HEADS_MAX: Final = 1_000
 _WRITE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -46,14 +47,16 @@ class Piece(msgspec.Struct, gc=False):
         part: All of it, as parts of a batch; of a run without its kind's.
         records: How many there are.
         kind: Of a run.
-        latencies_s: Of a run, one per request.
+        began: Of a run, when its requests arrived, monotonic seconds.
+        ended: Of a run, when it ended.
         scores: Of a run, the scores' bytes.
     """
 
     part: bytes
     records: int
     kind: RunKind | None = None
-    latencies_s: Sequence[float] = ()
+    began: Sequence[float] = ()
+    ended: float = 0.0
     scores: bytes = b""
 
     def journal_form(self) -> bytes:
@@ -102,28 +105,40 @@ class RunKinds:
 
     def __init__(self) -> None:
         self._heads: dict[tuple[Any, ...], bytes] = {}
-        self._kinds: dict[tuple[Any, ...], RunKind] = {}
 
-    def run(self, calls: Sequence[Call], rows: NDArray[Any], outputs: Sequence[NDArray[Any]], ended: float) -> Piece:
-        """Describe calls of one row on one target; arguments as of `PredictionLog.add_run`."""
-        loaded = calls[0].runnable
+    def run(
+        self,
+        target: Target,
+        protocol: str,
+        rows: NDArray[Any],
+        outputs: Sequence[NDArray[Any]],
+        *,
+        ids: list[str],
+        principals: list[str],
+        traces: list[str | None] | None,
+        began: list[float],
+        ended: float,
+    ) -> Piece:
+        """Describe requests of one row on one target; arguments as of `PredictionLog.add_rows`."""
+        loaded = target.loaded
         names = loaded.output_names
         scores, labels = loaded.scores(outputs, names), loaded.labels(outputs, names)
+        kind = target.log_kinds.get(protocol)
+        if kind is None:
+            kind = target.log_kinds[protocol] = _kind(target, protocol, rows, scores, labels)
         given = b"" if scores is None else scores.tobytes()
-        offset = time.time() - ended
-        traces = [None if call.trace is None else call.trace.trace_id for call in calls]
-        latencies_s = [ended - call.began for call in calls]
         table = table_part(
-            ids=[call.prediction_id for call in calls],
-            principals=[call.admission.caller.subject_id for call in calls],
-            traces=traces if any(traces) else None,
-            at_s=[call.began + offset for call in calls],
-            latencies_s=latencies_s,
+            ids=ids,
+            principals=principals,
+            traces=traces,
+            began=began,
+            ended=ended,
+            offset=time.time() - ended,
             rows=rows.tobytes(),
             scores=given,
             labels=b"" if labels is None else labels.tobytes(),
         )
-        return Piece(table, len(calls), self._kind(calls[0], rows, scores, labels), latencies_s, given)
+        return Piece(table, len(ids), kind, began, ended, given)
 
     def record(self, call: Call) -> Piece:
         """Describe any one request."""
@@ -132,31 +147,23 @@ class RunKinds:
         if head is None:
             if len(self._heads) >= _HEADS_MAX:
                 self._heads.clear()
-            head = self._heads[key] = orjson.dumps(_repeated(call))[:-1] + b","
+            head = self._heads[key] = orjson.dumps(_repeated(call.target, call.protocol, call.feeds))[:-1] + b","
         offset = time.time() - time.monotonic()
         text = head + orjson.dumps(_document(call, offset), option=_WRITE, default=_plain)[1:]
         return Piece(record_part(text), 1)
 
-    def _kind(
-        self, call: Call, rows: NDArray[Any], scores: NDArray[Any] | None, labels: NDArray[Any] | None
-    ) -> RunKind:
-        target = call.target
-        key = _repeating(call)
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= _HEADS_MAX:
-                self._kinds.clear()
-            score_dtype = "" if scores is None else scores.dtype.str
-            part = kind_part(
-                _repeated(call),
-                dtype=rows.dtype.str,
-                score_dtype=score_dtype,
-                label_dtype="" if labels is None else labels.dtype.str,
-            )
-            kind = self._kinds[key] = RunKind(
-                target.endpoint.name, target.version_text, target.arm, call.protocol, part, score_dtype
-            )
-        return kind
+
+def _kind(
+    target: Target, protocol: str, rows: NDArray[Any], scores: NDArray[Any] | None, labels: NDArray[Any] | None
+) -> RunKind:
+    score_dtype = "" if scores is None else scores.dtype.str
+    part = kind_part(
+        _repeated(target, protocol, (rows,)),
+        dtype=rows.dtype.str,
+        score_dtype=score_dtype,
+        label_dtype="" if labels is None else labels.dtype.str,
+    )
+    return RunKind(target.endpoint.name, target.version_text, target.arm, protocol, part, score_dtype)
 
 
 def _repeating(call: Call) -> tuple[Any, ...]:
@@ -166,17 +173,16 @@ def _repeating(call: Call) -> tuple[Any, ...]:
     return endpoint.name, endpoint.tenant, loaded.model, loaded.version, target.arm, call.protocol
 
 
-def _repeated(call: Call) -> dict[str, Any]:
-    """Give the members of a record that a call shares with others of its kind."""
-    target = call.target
+def _repeated(target: Target, protocol: str, feeds: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """Give the members of a record that a request shares with others of its kind."""
     return {
         "endpoint": target.endpoint.name,
         "model": target.loaded.model,
         "model_version": target.loaded.version,
         "arm": target.arm,
         "tenant": target.endpoint.tenant,
-        "protocol": call.protocol,
-        "columns": _columns(target.loaded, call.feeds_as_sent),
+        "protocol": protocol,
+        "columns": _columns(target.loaded, feeds),
     }
 
 
@@ -198,7 +204,7 @@ def _document(call: Call, offset: float) -> dict[str, Any]:
         "id": call.prediction_id,
         "principal": call.admission.caller.subject_id,
         "at": datetime.fromtimestamp(call.began + offset, UTC),
-        "values": _values(loaded, call.feeds_as_sent),
+        "values": _values(loaded, call.feeds),
         "entities": None if call.features is None else call.features.entities,
         "score": [] if scores is None else scores,
         "label": labels,

@@ -6,12 +6,16 @@ The table is replaced as a whole, by one assignment; a request that looked it up
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from clave_inference.codecs.answer_template import AnswerTemplate
 from clave_inference.codecs.grpc_template import MessageTemplate
 from clave_inference.domain.errors import ModelNotReady, ModelUnknown
 from clave_inference.domain.routing import Arm, ArmRole, Route, place_of
 from clave_inference.runtime.loaded_version import LoadedVersion
+
+if TYPE_CHECKING:
+    from clave_inference.services.prediction_records import RunKind
 
 VersionKey = tuple[str, int]
 
@@ -53,7 +57,11 @@ class ServedEndpoint:
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """Which version answers one request, and which others see copies."""
+    """Which version answers one request, and which others see copies.
+
+    Attributes:
+        log_kinds: What the prediction log wrote about its requests before, by protocol.
+    """
 
     endpoint: ServedEndpoint
     loaded: LoadedVersion
@@ -61,6 +69,7 @@ class Target:
     shadows: "tuple[Target, ...]" = ()
     version_text: str = field(init=False)
     template: AnswerTemplate = field(init=False)
+    log_kinds: "dict[str, RunKind]" = field(default_factory=dict)
     message_template: MessageTemplate = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +148,18 @@ class ServingTable:
             if place < until:
                 return target
         return targets[-1][1]
+
+    def only_target(self, name: str, version: str | None) -> Target | None:
+        """Give what answers every request; None where several versions share them, or a shadow sees copies.
+
+        Raises:
+            ModelUnknown: No such endpoint, model or version.
+            ModelNotReady: It is desired, but not loaded.
+        """
+        if version:
+            return self._pinned_target(self.endpoint(name), version)
+        targets = self.targets[self.endpoint(name).name]
+        return targets[0][1] if len(targets) == 1 and not targets[0][1].shadows else None
 
     def _pinned_target(self, endpoint: ServedEndpoint, version: str) -> Target:
         loaded = self.pinned(endpoint, version)
