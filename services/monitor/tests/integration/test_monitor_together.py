@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from clave_common.access import Access
 from clave_common.migrations import drift
 from clave_monitor.storage.records import Key
 from clave_monitor.storage.tables import metadata
@@ -75,6 +76,26 @@ async def test_alerts_of_a_version_that_left_are_resolved(monitor, traffic):
     await predict(monitor, traffic.records(5, version=2, at=monitor.clock.now() + timedelta(hours=1))[0])
     await monitor.parts.operations.evaluation.reconsider()
     assert (await monitor.get("/alerts", params={"state": "open"})).json()["alerts"] == []
+
+
+async def test_a_list_of_alerts_shows_the_endpoints_that_its_caller_may_read(monitor, traffic, monkeypatch):
+    await set_policy(monitor)
+    await predict(monitor, traffic.records(500, fibre=0.95)[0])
+    await evaluate(monitor)
+    for resources, seen in [
+        (["**"], True),
+        (["endpoints/**"], True),
+        (["endpoints/other", "endpoints/churn"], True),
+        (["endpoints/other", "endpoints/churn/**", "models/**"], False),
+        ([], False),
+    ]:
+
+        async def narrowed(_access, _caller, _action, resources=resources):
+            return [{"tenant": "default", "namespaces": ["*"], "resources": resources}]
+
+        monkeypatch.setattr(Access, "visible", narrowed)
+        page = (await monitor.get("/alerts")).json()
+        assert bool(page["alerts"]) is seen, resources
 
 
 async def test_a_partial_window_closes_after_its_time_or_on_demand(monitor, traffic):

@@ -123,16 +123,18 @@ def reading_routes(operations: Operations) -> APIRouter:
     @router.get(
         f"{contract.API}/alerts",
         response_model=contract.AlertPage,
-        summary="List alerts, latest first",
-        dependencies=[governed("drift:report.read", resource_id="alerts")],
+        summary="List alerts of the endpoints whose reports the caller may read, latest first",
     )
     async def alerts(
+        caller: Caller = governed("drift:report.read", resource_id="alerts", listing=True),
         endpoint: str | None = None,
         state: Literal["open", "acknowledged", "snoozed", "resolved"] | None = None,
         page_size: PageSize = 50,
         page_token: PageToken = None,
     ) -> contract.AlertPage:
-        return await reporting.alerts(endpoint=endpoint, state=state, page_token=page_token, limit=bounded(page_size))
+        return await reporting.alerts(
+            caller, endpoint=endpoint, state=state, page_token=page_token, limit=bounded(page_size)
+        )
 
     @router.get(
         f"{_ENDPOINT}/decisions",

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from clave_common.access import Caller
 from clave_common.database import Database, Transaction
 from clave_common.errors import NotFound
 from clave_common.pages import decode_token, encode_token
@@ -90,12 +91,14 @@ class Reporting:
             next_page_token=token,
         )
 
-    async def alerts(self, *, endpoint: str | None, state: str | None, page_token: str | None, limit: int) -> AlertPage:
-        """List alerts, latest first."""
+    async def alerts(
+        self, caller: Caller, *, endpoint: str | None, state: str | None, page_token: str | None, limit: int
+    ) -> AlertPage:
+        """List alerts of endpoints that the caller may see, latest first."""
         query = f"alerts:{endpoint}:{state}"
         position = _position(page_token, query)
         async with self._database.transaction() as tx:
-            rows = await alerts.page(tx, endpoint=endpoint, state=state, position=position, limit=limit)
+            rows = await alerts.page(tx, caller, endpoint=endpoint, state=state, position=position, limit=limit)
         token = ""
         if len(rows) == limit:
             token = encode_token([rows[-1]["last_at"].isoformat(), rows[-1]["id"]], query=query)

@@ -3,9 +3,11 @@
 from datetime import datetime
 from typing import Any
 
+from clave_common.access import Caller
+from clave_common.access.filters import visible_to
 from clave_common.database import Transaction
 from clave_common.ids import new_id
-from sqlalchemy import exists, select, tuple_, update
+from sqlalchemy import exists, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_monitor.storage.records import Key
@@ -79,14 +81,15 @@ async def change(tx: Transaction, alert_id: str, **values: Any) -> dict[str, Any
 
 async def page(
     tx: Transaction,
+    caller: Caller,
     *,
     endpoint: str | None,
     state: str | None,
     position: tuple[datetime, str] | None,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """List alerts, latest first."""
-    statement = select(alerts)
+    """List alerts of the endpoints that a listing route's caller sees, latest first."""
+    statement = select(alerts).where(visible_to(caller, resource_id=literal("endpoints/") + alerts.c.endpoint))
     if endpoint is not None:
         statement = statement.where(alerts.c.endpoint == endpoint)
     if state is not None:
