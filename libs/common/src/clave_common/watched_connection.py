@@ -10,7 +10,9 @@ not is given up: the query ends with an error, its caller is refused, and nobody
 import asyncio
 import os
 import socket
+import time
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import psycopg
 from psycopg.errors import ConnectionTimeout
@@ -26,48 +28,77 @@ _log = get_logger(__name__)
 class WatchedConnection(psycopg.AsyncConnection[Row]):
     """psycopg's connection, which gives a silent server up."""
 
+    _since: float | None = None
+    _is_watched = False
+    _probe: asyncio.Task[None] | None = None
+
     async def wait(self, *arguments: Any, **named: Any) -> Any:
-        """Wait for an answer as psycopg does, and doubt the server when none comes."""
-        watch = _Watch(self)
+        """Wait for an answer as psycopg does, and let the loop's watch see since when."""
+        if not self._is_watched:
+            self._is_watched = True
+            _watch().add(self)
+        self._since = time.monotonic()
         try:
             return await super().wait(*arguments, **named)
         finally:
-            watch.end()
+            self._since = None
+            if self._probe is not None:
+                self._probe.cancel()
+                self._probe = None
 
-
-class _Watch:
-    """Doubts the server again and again for as long as one answer does not come."""
-
-    __slots__ = ("_connection", "_probe", "_timer")
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        self._connection = connection
-        self._probe: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(SILENCE_S, self._doubt)
-
-    def end(self) -> None:
-        self._timer.cancel()
-        if self._probe is not None:
-            self._probe.cancel()
-
-    def _doubt(self) -> None:
-        self._probe = asyncio.get_running_loop().create_task(self._ask())
+    def doubt(self, now: float) -> None:
+        """Ask whether the server is there, where it has been silent for too long."""
+        is_asking = self._probe is not None and not self._probe.done()
+        if self._since is not None and now - self._since > SILENCE_S and not is_asking:
+            self._probe = asyncio.get_running_loop().create_task(self._ask())
 
     async def _ask(self) -> None:
-        facts = self._connection.info
+        facts = self.info
         arguments: dict[str, Any] = {**facts.get_parameters(), "password": facts.password or None}
         try:
             other = await psycopg.AsyncConnection.connect(**{**arguments, "connect_timeout": CONNECT_S})
         except ConnectionTimeout:
             _log.warning("postgres_hangs", silent_s=SILENCE_S + CONNECT_S)
-            _hang_up(self._connection.pgconn.socket)
-            return
+            _hang_up(self.pgconn.socket)
         except psycopg.OperationalError:
             # It refused, so it is there: starting, ending or full. Its end would have closed our socket.
-            self._timer = asyncio.get_running_loop().call_later(SILENCE_S, self._doubt)
             return
-        await other.close()
-        self._timer = asyncio.get_running_loop().call_later(SILENCE_S, self._doubt)
+        else:
+            await other.close()
+
+
+class _Watch:
+    """Looks at the connections of one event loop now and then: a timer for every answer would cost 5 us."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._connections: WeakSet[WatchedConnection[Any]] = WeakSet()
+        self._is_looking = False
+
+    def add(self, connection: WatchedConnection[Any]) -> None:
+        self._connections.add(connection)
+        if not self._is_looking:
+            self._is_looking = True
+            self._loop.call_later(SILENCE_S / 2, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.doubt(now)
+        self._is_looking = bool(self._connections)
+        if self._is_looking:
+            self._loop.call_later(SILENCE_S / 2, self._look)
+
+
+_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictionary()
+
+
+def _watch() -> _Watch:
+    loop = asyncio.get_running_loop()
+    found = _watches.get(loop)
+    if found is None:
+        found = _watches[loop] = _Watch(loop)
+    return found
 
 
 def _hang_up(descriptor: int) -> None:
