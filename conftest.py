@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from clave.stack.secrets import ensure_secrets
 from clave_testing import servers
 from clave_testing.policies import opa_program
@@ -11,6 +12,9 @@ from clave_testing.stack import Stack, shared_stack
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # As services log: structlog's own choice draws every local variable of a traceback, which takes half a minute.
+    plain = [structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()]
+    structlog.configure(processors=plain)
     if not hasattr(config, "workerinput"):
         config.stash[_root] = servers.make_session_root()
 

@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from registry_bench import bench, policy_access, registry_url
+from registry_bench import bench, policy_access, registry_url, running
 
-__all__ = ["bench", "policy_access", "registry_url"]
+__all__ = ["bench", "policy_access", "registry_url", "running"]

@@ -1,6 +1,7 @@
 """The registry on real Postgres, with the real policy and its real files; only credentials are taken at their word."""
 
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ class Bench:
         client: httpx.AsyncClient,
         source: ScriptedAnalysis,
         store: LocalBlobStore,
+        blob_folder: Path,
         membership: ScriptedMembership,
         signing_key: bytes,
     ) -> None:
@@ -124,8 +126,15 @@ class Bench:
         self.client = client
         self.source = source
         self.store = store
+        self.blob_folder = blob_folder
         self.membership = membership
         self.signing_key = signing_key
+
+    def begin_anew(self) -> None:
+        """Forget what the last test stored and scripted."""
+        shutil.rmtree(self.blob_folder, ignore_errors=True)
+        vars(self.source).update(vars(ScriptedAnalysis()))
+        vars(self.membership).update(vars(ScriptedMembership()))
 
     async def call(
         self, who: str, method: str, path: str, body: Any = None, *, expect: int | None = None, **options: Any
@@ -176,10 +185,21 @@ async def emptied(database: Database) -> None:
 
 
 @pytest.fixture
-async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> AsyncIterator[Bench]:
+async def bench(running: Bench) -> Bench:
+    """The module's registry, as empty as on its first day."""
+    await emptied(running.database)
+    running.begin_anew()
+    return running
+
+
+@pytest.fixture(scope="module")
+async def running(
+    registry_url: str, tmp_path_factory: pytest.TempPathFactory, policy_access: Access
+) -> AsyncIterator[Bench]:
+    """Building an application of 130 routes takes longer than most tests: one serves a module."""
     url = registry_url
+    tmp_path = tmp_path_factory.mktemp("registry")
     database = Database(url, metadata, service="registry", connections_max=20)
-    await emptied(database)
     keys = tmp_path / "keys"
     keys.mkdir()
     signer = ec.generate_private_key(ec.SECP256R1())
@@ -232,6 +252,7 @@ async def bench(registry_url: str, tmp_path: Path, policy_access: Access) -> Asy
             client=client,
             source=source,
             store=store,
+            blob_folder=tmp_path / "blobs",
             membership=membership,
             signing_key=private,
         )

@@ -100,7 +100,7 @@ async def test_files_of_a_deleted_version_go_after_their_retention_and_never_und
     await bench.call("user:admin", "DELETE", f"{API}/models/churn", expect=204)
 
 
-async def test_a_collection_killed_in_the_middle_loses_nothing_that_is_named(bench: Bench, tmp_path: Path) -> None:
+async def test_a_collection_killed_in_the_middle_loses_nothing_that_is_named(bench: Bench) -> None:
     version = await register(bench)
     for number in range(6):
         await bench.upload(f"forgotten {number}".encode())
@@ -109,7 +109,7 @@ async def test_a_collection_killed_in_the_middle_loses_nothing_that_is_named(ben
         sys.executable,
         str(Path(__file__).with_name("registry_killed_collection.py")),
         url,
-        str(tmp_path / "blobs"),
+        str(bench.blob_folder),
     ]
     killed = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert killed.stdout is not None

@@ -37,7 +37,12 @@ class Policy:
 POLICY = Policy()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
+async def no_windows() -> None:
+    await POLICY.set_windows([])
+
+
+@pytest.fixture(scope="module")
 async def policy_access() -> Access:
     await POLICY.set_windows([])
     return Access(LocalDecisionPoint(POLICY.engine, lambda: POLICY.snapshot))
@@ -93,16 +98,18 @@ async def test_an_approval_that_is_no_longer_fresh_releases_nothing(bench: Bench
     assert "14 days" in refused.json()["detail"]
 
 
-async def test_approval_waits_for_the_parts_of_the_card_that_only_people_can_write(bench: Bench) -> None:
+async def test_approval_is_refused_while_the_card_lacks_what_only_people_can_write(bench: Bench) -> None:
     await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn", "risk_class": "limited"}, expect=201)
     await register(bench)
     path = f"{API}/models/churn/versions/1"
     await bench.call("user:ana", "POST", f"{path}/submit", {}, expect=200)
-    waits = (await bench.call("user:bob", "POST", f"{path}/approve", {}, expect=200)).json()
-    assert waits["status"] == "submitted"
-    assert "the card lacks intended_use" in waits["status_reason"]
+    refused = await bench.call("user:bob", "POST", f"{path}/approve", {})
+    assert (refused.status_code, refused.json()["code"]) == (409, "card_incomplete")
+    assert "lacks intended_use. Write it with 'clave card edit churn 1'" in refused.json()["detail"]
+    waiting = (await bench.call("user:bob", "GET", path, expect=200)).json()
+    assert (waiting["status"], waiting["approvals"]) == ("submitted", [])
     await bench.call("user:ana", "PATCH", f"{path}/card", {"intended_use": "Retention offers"}, expect=200)
-    done = (await bench.call("user:cat", "POST", f"{path}/approve", {}, expect=200)).json()
+    done = (await bench.call("user:bob", "POST", f"{path}/approve", {}, expect=200)).json()
     assert done["status"] == "approved"
 
 
