@@ -1,16 +1,17 @@
 """The shortest way answers as the ordinary one does, and hands on whatever it must not decide."""
 
 import asyncio
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 import uvicorn
-from clave_common.access.model import RateLimit
+from clave_common.access.model import Caller, RateLimit
 from clave_common.errors import Unauthenticated
 from clave_inference.codecs.rest_forms import RowForm, learn
 from clave_inference.lane import Lane, lane_for
@@ -71,14 +72,16 @@ class Connections:
 
         bench.predictions.predict = counted
 
-    async def ask(self, *bodies: bytes, key: str = "good", wait: bool = True) -> list[tuple[int, dict[str, Any]]]:
+    async def ask(
+        self, *bodies: bytes, keys: Sequence[str] = ("good",), wait: bool = True
+    ) -> list[tuple[int, dict[str, Any]]]:
         """Send every body over a connection of its own, all in one pass of the loop."""
         while len(self.lanes) < len(bodies):
             lane, transport = self._make(), Transport()
             lane.connection_made(transport)  # type: ignore[arg-type]  # the part of a transport that is used
             self.lanes.append((lane, transport))
         used = self.lanes[: len(bodies)]
-        for (lane, transport), content in zip(used, bodies, strict=True):
+        for (lane, transport), content, key in zip(used, bodies, itertools.cycle(keys), strict=False):
             transport.written.clear()
             lane.data_received(
                 b"POST /v2/models/churn/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n"
@@ -175,6 +178,29 @@ async def test_a_lease_too_small_for_all_serves_those_it_can(bench: Any, connect
     assert connections.ordinary == 4
 
 
+async def test_rows_of_several_callers_are_charged_to_each(bench: Any, connections: Connections) -> None:
+    bench.point.limit = RateLimit(per_minute=60_000.0, burst=1_000.0)
+
+    async def anybody(presented: Any) -> Caller:
+        name = presented.authorization.split()[1]
+        return Caller(f"app:{name}", "app", "default", "api_key", time.time() + 3600, key_id=name)
+
+    bench.verifier.verify = anybody
+    keys = ["a", "b", "a"]
+    for _ in range(3):
+        await connections.ask(*[body(VALUES)] * 3, keys=keys)
+    connections.ordinary = 0
+    budgets = {key.split(":")[1]: budget for key, budget in bench.admissions._budgets.items()}
+    before = {name: budget.left for name, budget in budgets.items()}
+    await connections.ask(*[body(VALUES)] * 3, keys=keys)
+    assert {name: before[name] - budget.left for name, budget in budgets.items()} == {"a": 2, "b": 1}
+    assert connections.ordinary == 0
+    budgets["b"].left = 0.0
+    answers = await connections.ask(*[body(VALUES)] * 3, keys=keys)
+    assert {status for status, _ in answers} == {200}
+    assert before["a"] - budgets["a"].left == 4
+
+
 async def test_a_run_that_fails_is_charged_once_and_fails_only_the_guilty(bench: Any, connections: Connections) -> None:
     bench.point.limit = RateLimit(per_minute=60_000.0, burst=1_000.0)
     await connections.warm(*[body(VALUES)] * 3)
@@ -223,7 +249,7 @@ async def test_a_key_that_was_withdrawn_is_refused_at_once(bench: Any, connectio
 
 async def test_another_key_behind_the_same_bytes_is_another_caller(connections: Connections) -> None:
     await connections.warm(body(VALUES))
-    ((status, _),) = await connections.ask(body(VALUES), key="evil")
+    ((status, _),) = await connections.ask(body(VALUES), keys=["evil"])
     assert status == 401
 
 

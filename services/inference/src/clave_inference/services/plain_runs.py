@@ -12,6 +12,7 @@ not decided there.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -220,20 +221,21 @@ class PlainRuns:
     def _charged(self, admitted: list[Admission], now: float) -> bool:
         """Charge every caller's rows to the lease at hand; all or nothing."""
         charge = self._admissions.charge_now
-        counts: dict[Admission, int] = {}
-        for admission in admitted:
-            counts[admission] = counts.get(admission, 0) + 1
+        first = admitted[0]
         paid: list[Admission] = []
-        for admission, count in counts.items():
-            try:
-                granted = charge(admission, count, now)
-            except ClaveError:  # said to each caller on the ordinary way
-                granted = False
-            if not granted:
-                self._give_back(paid)
-                return False
-            paid += [admission] * count
-        return True
+        try:
+            if admitted.count(first) == len(admitted):
+                return charge(first, len(admitted), now)
+            for admission, count in Counter(admitted).items():
+                if not charge(admission, count, now):
+                    break
+                paid += [admission] * count
+            else:
+                return True
+        except ClaveError:  # said to each caller on the ordinary way
+            pass
+        self._give_back(paid)
+        return False
 
     @staticmethod
     def _give_back(admitted: list[Admission]) -> None:
