@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 
+import psycopg
 import pytest
 from clave_common.background import Background
 from clave_common.blobstore import BlobRef, DigestMismatch, bytes_of, open_blob_store, read_all
@@ -11,8 +12,10 @@ from clave_common.errors import Aborted, InvalidArgument, NotFound, PayloadTooLa
 from clave_common.idempotency import answer_once
 from clave_common.outbox import OutboxRelay
 from clave_common.redis_client import connect_redis
+from clave_common.statements import TELLING, told
 from clave_common.streams import StreamConsumer
 from clave_contracts.events import AuditEntry, Event
+from clave_testing.servers import superuser_url
 from sqlalchemy import create_engine
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,6 +54,37 @@ async def test_an_event_leaves_only_with_its_transaction(database, redis_url):
     assert await relay.relay_once() == 0
     assert (await redis.xlen("clave.events.registry"), await redis.xlen("clave.audit")) == (1, 1)
     await redis.aclose()
+
+
+async def test_a_single_statement_tells_with_what_it_changed_or_not_at_all(database):
+    statement = (
+        "with changed as (insert into consumed_events (consumer, event_id) values ('c', %(id)s) "
+        "on conflict do nothing returning 1) insert into outbox (stream, id, body) "
+        f"select told.stream, told.id, convert_to(told.body, 'UTF8') from changed, {TELLING} returning stream"
+    )
+    entry = AuditEntry(service="registry", actor="user:a", action="registry:model.create", resource="m")
+    said = told("registry", [entry, event(n=1)])
+    rows = await database.run(statement, {"id": "evt_1", **said}, tells=True)
+    assert [row["stream"] for row in rows] == ["clave.audit", "clave.events.registry"]
+    assert database.outbox_filled.is_set()
+    assert await database.run(statement, {"id": "evt_1", **said}) == []
+    with pytest.raises(InvalidArgument):
+        await database.run(statement, {"id": "\0", **said})
+
+
+async def test_connections_that_the_server_closed_at_rest_are_replaced_unseen(database):
+    await database.run("select 1", {})
+    async with database.transaction() as tx:
+        await tx.first_time("c", "evt_1")
+    url = database.engine.url.render_as_string(hide_password=False)
+    with psycopg.connect(superuser_url(url), autocommit=True) as server:
+        server.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    await database.ping()
+    async with database.transaction() as tx:
+        assert await tx.first_time("c", "evt_2")
 
 
 async def test_a_consumer_gets_each_event_and_what_a_dead_one_left(database, redis_url):

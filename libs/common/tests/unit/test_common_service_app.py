@@ -7,6 +7,8 @@ from clave_common.errors import InvalidArgument, NotFound, Unauthenticated
 from clave_common.service_app import create_service_app
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response
 
 
 class KeyedVerifier:
@@ -159,3 +161,37 @@ async def test_ready_names_what_is_missing_and_health_needs_no_credential(router
     assert ready.status_code == 503
     assert ready.json()["missing"] == {"database": "The database does not answer."}
     assert metrics.status_code == 200
+
+
+async def test_requests_are_counted_by_the_route_that_took_them_and_health_is_not(router):
+    app = application(router, "registry:model.read")
+    async with client(app) as http:
+        for name in ("a", "missing"):
+            await http.get(f"/things/{name}", headers=GOOD)
+        await http.get("/nowhere", headers=GOOD)
+        await http.get("/v2/health/live")
+        shown = (await http.get("/metrics")).text
+    counted = {line for line in shown.splitlines() if line.startswith("clave_registry_http_requests_total{")}
+    assert counted == {
+        'clave_registry_http_requests_total{handler="/things/{name}",method="GET",status="2xx"} 1.0',
+        'clave_registry_http_requests_total{handler="/things/{name}",method="GET",status="4xx"} 1.0',
+        'clave_registry_http_requests_total{handler="none",method="GET",status="4xx"} 1.0',
+    }
+
+
+async def test_a_route_of_a_request_and_its_caller_alone_is_decided_and_refused_like_any_other():
+    router = APIRouter()
+
+    @router.get("/plain")
+    async def plain(request: Request, caller: Caller = governed("registry:model.read")) -> Response:
+        if "broken" in request.query_params:
+            raise NotFound("There is nothing here.")
+        return Response(caller.subject_id)
+
+    async with client(application(router, "registry:model.read")) as http:
+        answers = [await http.get("/plain", headers=GOOD), await http.get("/plain?broken=1", headers=GOOD)]
+        answers += [await http.get("/plain"), await http.post("/plain", headers=GOOD)]
+    async with client(application(router)) as http:
+        answers.append(await http.get("/plain", headers=GOOD))
+    assert [answer.status_code for answer in answers] == [200, 404, 401, 405, 403]
+    assert answers[0].text == "user:ana"

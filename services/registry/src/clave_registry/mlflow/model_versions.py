@@ -130,8 +130,7 @@ class ModelVersions:
             token=fields.optional("page_token"),
             query=f"versions:{tenant_of(caller)}:{source}:{order}",
         )
-        async with self._context.database.transaction() as tx:
-            found, following = await registry.search_versions(tx, asked, caller)
+        found, following = await registry.search_versions(self._context.database, asked, caller)
         shown = [version_message(name, row, aliases) for name, aliases, row in found]
         answer: Message = {"model_versions": shown}
         return {**answer, "next_page_token": following} if following else answer

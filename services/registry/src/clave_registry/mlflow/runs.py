@@ -1,11 +1,12 @@
 """Operations on runs: create, read, change, search, and what is logged to them."""
 
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from clave_common.access import Caller
-from clave_common.database import Transaction
+from clave_common.database import Database, Transaction
 from clave_common.errors import InvalidArgument, NotFound
 from sqlalchemy import RowMapping
 
@@ -70,9 +71,11 @@ class Runs:
 
     async def get(self, caller: Caller, fields: Fields) -> Message:
         """Describe a run."""
-        async with self._context.database.transaction() as tx:
-            row = await run_of(tx, caller, fields)
-            return {"run": (await _complete(tx, [row]))[0]}
+        run_id = _asked_run(fields)
+        row = await rows.shown(self._context.database, tenant_of(caller), run_id)
+        if row is None:
+            raise _no_run(run_id)
+        return {"run": (await _complete(self._context.database, [row]))[0]}
 
     async def update(self, caller: Caller, fields: Fields) -> Message:
         """Change a run's status, end or name."""
@@ -123,7 +126,7 @@ class Runs:
         )
         async with self._context.database.transaction() as tx:
             found, following = await rows.search(tx, asked, experiment_ids=numbers, stages=stages)
-            answer: Message = {"runs": await _complete(tx, found)}
+        answer: Message = {"runs": await _complete(self._context.database, found)}
         return {**answer, "next_page_token": following} if following else answer
 
     async def set_tag(self, caller: Caller, fields: Fields) -> Message:
@@ -171,11 +174,19 @@ class Runs:
 
 async def run_of(tx: Transaction, caller: Caller, fields: Fields, *, lock: bool = False) -> RowMapping:
     """Find the run that a request names; raise NotFound otherwise."""
-    run_id = fields.optional("run_id") or fields.text("run_uuid", "") or fields.text("run_id")
+    run_id = _asked_run(fields)
     row = await rows.find(tx, tenant_of(caller), run_id, lock=lock)
     if row is None:
-        raise NotFound(f"Run with id={run_id[:64]} not found.", code="run_not_found")
+        raise _no_run(run_id)
     return row
+
+
+def _asked_run(fields: Fields) -> str:
+    return fields.optional("run_id") or fields.text("run_uuid", "") or fields.text("run_id")
+
+
+def _no_run(run_id: str) -> NotFound:
+    return NotFound(f"Run with id={run_id[:64]} not found.", code="run_not_found")
 
 
 async def active_run(tx: Transaction, caller: Caller, fields: Fields) -> RowMapping:
@@ -192,17 +203,14 @@ async def active_run(tx: Transaction, caller: Caller, fields: Fields) -> RowMapp
     return row
 
 
-async def _complete(tx: Transaction, found: list[RowMapping]) -> list[Message]:
-    ids = [row["run_id"] for row in found]
-    metrics = await rows.latest_of(tx, ids)
-    datasets = await rows.datasets_of(tx, ids)
-    models = await rows.models_of(tx, ids)
+async def _complete(database: Database, found: Sequence[Mapping[str, Any]]) -> list[Message]:
+    of = await rows.belongings_of(database, [row["run_id"] for row in found])
     return [
         messages.run(
             row,
-            metrics=metrics.get(row["run_id"], ()),
-            datasets=datasets.get(row["run_id"], ()),
-            models=models.get(row["run_id"], ()),
+            metrics=of.metrics.get(row["run_id"], ()),
+            datasets=of.datasets.get(row["run_id"], ()),
+            models=of.models.get(row["run_id"], ()),
         )
         for row in found
     ]

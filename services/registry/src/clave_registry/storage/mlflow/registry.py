@@ -6,11 +6,12 @@ from typing import Any
 
 from clave_common.access import Caller
 from clave_common.access.filters import visible_to
-from clave_common.database import Transaction
-from sqlalchemy import ScalarSelect, Select, Text, cast, delete, func, literal, literal_column, select, update
+from clave_common.database import Database, Transaction
+from sqlalchemy import Select, Text, cast, delete, func, literal, literal_column, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from clave_registry.domain.filters import Kind
+from clave_registry.storage.mlflow import statements
 from clave_registry.storage.mlflow.search import Asked, Binding, Term, condition, epoch_ms, page, terms_of
 from clave_registry.storage.models import seen_by
 from clave_registry.storage.records import ModelRow, ShownVersion, VersionRow, records
@@ -78,12 +79,12 @@ _FOUND: Select[Any] = select(models.c.name.label("model_name"), _OWN_ALIASES, *_
 
 
 async def search_versions(
-    tx: Transaction, asked: Asked, caller: Caller
+    database: Database, asked: Asked, caller: Caller
 ) -> tuple[list[tuple[str, list[str], ShownVersion]], str]:
     """Read a page of the versions that a caller sees, with their models' names and their aliases; newest first.
 
-    Where one model is named, its id is looked up first: the index that keeps its versions in order then gives the page
-    without sorting, however many there are.
+    Where one model is named, its id is looked up first: Postgres then knows whether the model has few versions or many,
+    and takes the page from the index that keeps them in order instead of sorting them all.
     """
     conditions = list(asked.conditions)
     named = next((c for c in conditions if c.kind is Kind.ATTRIBUTE and c.key == "name" and c.op == "="), None)
@@ -94,25 +95,19 @@ async def search_versions(
         terms.append(Term(models.c.name))
     else:
         conditions.remove(named)
-        statement = statement.where(versions.c.model_id == _id_of(asked.tenant, str(named.value)))
+        model_id = await statements.id_of(database, asked.tenant, str(named.value))
+        if model_id is None:
+            return [], ""
+        statement = statement.where(versions.c.model_id == model_id)
     if any(c.kind is Kind.ATTRIBUTE and c.key == "run_id" and c.op == "=" and c.value for c in conditions):
         statement = statement.where(versions.c.run_id != literal_column("''"))  # as the index on runs says
     visible = visible_to(caller, tenant=models.c.tenant, resource_id=VERSION_PATH)
     statement = statement.where(
         versions.c.deleted_at.is_(None), visible, *(condition(found, VERSIONS) for found in conditions)
     )
-    found, following = await page(tx, statement, [*terms, Term(versions.c.version, descending=True)], asked)
+    async with database.transaction() as tx:
+        found, following = await page(tx, statement, [*terms, Term(versions.c.version, descending=True)], asked)
     return [(row[0], row[1], ShownVersion(*row[2 : len(_SHOWN) + 2])) for row in found], following
-
-
-_looked_up = models.alias("looked_up")
-
-
-def _id_of(tenant: str, name: str) -> ScalarSelect[str]:
-    found = select(_looked_up.c.id).where(
-        _looked_up.c.tenant == tenant, _looked_up.c.name == name, _looked_up.c.deleted_at.is_(None)
-    )
-    return found.scalar_subquery()
 
 
 async def latest(tx: Transaction, model_ids: Sequence[str]) -> list[VersionRow]:

@@ -1,9 +1,10 @@
 """Queries on runs, their metrics, datasets and models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from clave_common.database import Transaction
+from clave_common.database import Database, Transaction
 from sqlalchemy import (
     BigInteger,
     Float,
@@ -169,26 +170,36 @@ def _rank(row: dict[str, Any]) -> tuple[int, int, float]:
     return row["step"], row["timestamp"], row["value"]
 
 
-async def latest_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
-    """Give the latest value of every metric of some runs."""
-    statement = select(latest_metrics).where(latest_metrics.c.run_id.in_(list(run_ids))).order_by(latest_metrics.c.key)
-    return _grouped((await tx.session.execute(statement)).mappings().all())
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What belongs to some runs, by run id: latest values of metrics, datasets, and logged models taken and given."""
+
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]]
+    datasets: Mapping[str, Sequence[Mapping[str, Any]]]
+    models: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-async def datasets_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
-    """Give the datasets of some runs."""
-    statement = select(run_datasets).where(run_datasets.c.run_id.in_(list(run_ids))).order_by(run_datasets.c.name)
-    return _grouped((await tx.session.execute(statement)).mappings().all())
+_OF_RUNS = {
+    name: f"select * from {name} where run_id = any(%(ids)s) order by {order}"  # noqa: S608 - constants
+    for name, order in (("latest_metrics", "key"), ("run_datasets", "name"), ("run_models", "model_id"))
+}
 
 
-async def models_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
-    """Give the logged models that some runs took and gave."""
-    statement = select(run_models).where(run_models.c.run_id.in_(list(run_ids))).order_by(run_models.c.model_id)
-    return _grouped((await tx.session.execute(statement)).mappings().all())
+async def belongings_of(database: Database, run_ids: Sequence[str]) -> Belongings:
+    """Read what belongs to some runs."""
+    found = [_grouped(await database.run(statement, {"ids": list(run_ids)})) for statement in _OF_RUNS.values()]
+    return Belongings(*found)
 
 
-def _grouped(rows: Sequence[RowMapping]) -> dict[str, list[RowMapping]]:
-    grouped: dict[str, list[RowMapping]] = {}
+async def shown(database: Database, tenant: str, run_id: str) -> Mapping[str, Any] | None:
+    """Read a run, to show it."""
+    statement = "select * from runs where run_id = %(run_id)s and tenant = %(tenant)s"
+    rows = await database.run(statement, {"run_id": run_id, "tenant": tenant})
+    return rows[0] if rows else None
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         grouped.setdefault(row["run_id"], []).append(row)
     return grouped

@@ -4,6 +4,7 @@ Every term of an order is an expression that is never NULL; a value that may be 
 missing) and a value. A page's token is the last row's terms.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from clave_registry.domain.filters import Condition, Kind, Order, Value
 
 Expression = ColumnElement[Any]
+_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +121,8 @@ def compared(expression: Expression, op: str, value: Value) -> ColumnElement[boo
         return expression.like(value)
     if op == "ILIKE":
         return expression.ilike(value)
-    signs: dict[str, ColumnElement[bool]] = {
-        "=": expression == value,
-        "!=": expression != value,
-        "<": expression < value,
-        "<=": expression <= value,
-        ">": expression > value,
-        ">=": expression >= value,
-    }
-    return signs[op]
+    found: ColumnElement[bool] = _SIGNS[op](expression, value)
+    return found
 
 
 def terms_of(orders: Sequence[Order], binding: Binding) -> list[Term]:

@@ -22,6 +22,7 @@ NUMBER = secrets.token_hex(16)
 It is random and never leaves the process, so no caller's text can hold it.
 """
 _SHOWN = ", ".join(f"v.{name}" for name in ShownVersion.__dataclass_fields__)
+_ID_OF = "select id from models where tenant = %(tenant)s and name = %(model)s and deleted_at is null"
 _BY_ALIAS = f"""
 select {_SHOWN}, array(
   select own.alias from aliases own where own.model_id = v.model_id and own.version = v.version order by own.alias
@@ -76,6 +77,12 @@ with taken as (
 )
 select number from taken
 """  # noqa: S608 - constants
+
+
+async def id_of(database: Database, tenant: str, model: str) -> str | None:
+    """Look up a model's id by its name."""
+    rows = await database.run(_ID_OF, {"tenant": tenant, "model": model})
+    return str(rows[0]["id"]) if rows else None
 
 
 async def by_alias(database: Database, *, tenant: str, model: str, alias: str) -> tuple[ShownVersion, list[str]] | None:
