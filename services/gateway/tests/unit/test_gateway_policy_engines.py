@@ -15,7 +15,17 @@ from clave_common.access.engine import EmbeddedEngine, PolicyEngine
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_gateway.policy_cases import engine_with, run_cases
 from clave_gateway.policy_fuzz import fuzz
-from clave_testing.policies import CASES, FUZZ, BareBundle, bare, engine, opa_program, sample_bundle, shipped_bundle
+from clave_testing.policies import (
+    CASES,
+    FUZZ,
+    BareBundle,
+    bare,
+    engine,
+    opa_program,
+    question,
+    sample_bundle,
+    shipped_bundle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +43,24 @@ async def test_the_worked_cases_hold_on_the_referee(referee: PolicyEngine) -> No
     report = await run_cases(referee, CASES.cases)
     assert referee.name in {"opa", "embedded"}
     assert report.failures == []
+
+
+@pytest.mark.parametrize(("namespace", "expected"), [("Development", []), ("Production", ["outside_change_window"])])
+async def test_an_environment_without_windows_is_open_in_a_freeze_too(
+    referee: PolicyEngine, namespace: str, expected: list[str]
+) -> None:
+    freeze = sample_bundle().data["freezes"][0]
+    asked = question(
+        "p035",
+        action__name="inference:deployment.create",
+        subject__id="user:emil",
+        resource__properties__namespace=namespace,
+        resource__properties__card={},
+        context__time=freeze["from"] + 10 * 3600,
+        context__auth__expires_at=freeze["until"],
+    )
+    for decides in (engine(), referee):
+        assert (await decides.decide(asked))["reasons"] == expected
 
 
 async def test_spoilt_inputs_are_answered_alike(referee: PolicyEngine) -> None:

@@ -24,8 +24,8 @@ REMEDIES: dict[str, str] = {
     "artifact_not_signed": "The version carries no verified signature, which this environment requires.",
     "evaluation_gate_not_passed": "The version has not passed its evaluation gate, which this environment requires.",
     "card_forbids_namespace": "The model's card does not allow this environment (allowed_namespaces).",
-    "outside_change_window": "Changes wait for the next window; an incident commander with a second factor may break the "
-    "glass: CLAVE_BREAK_GLASS='INC-12345 why', or the header clave-break-glass.",
+    "outside_change_window": "Changes wait for the next window; an incident commander with a second factor may break "
+    "the glass: CLAVE_BREAK_GLASS='INC-12345 why', or the header clave-break-glass.",
     "purpose_not_permitted": "A feature asked for is not permitted for this purpose; name another purpose or feature.",
     "consent_missing": "A feature asked for needs the person's consent to this purpose.",
     "quota_exceeded": "The tenant's quota of cores, run time or jobs at once is used up, or the request names none.",
