@@ -9,6 +9,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from clave_common.background import Background
+from clave_common.errors import InvalidArgument
+from clave_common.logs import get_logger
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +125,21 @@ class StreamConsumer:
             if fields and b"id" in fields and b"body" in fields
         ]
         if entries:
-            await handler(entries)
+            await self._hand_over(entries, handler)
         if raw:
             await self._redis.xack(stream, self._group, *[position for position, _ in raw])
         return len(raw)
+
+    async def _hand_over(self, entries: Sequence[Entry], handler: Handler) -> None:
+        """Give entries to the handler; one that no database can hold is left out, or it would stop all behind it."""
+        try:
+            await handler(entries)
+        except InvalidArgument as error:
+            if len(entries) == 1:
+                _log.error("stream_entry_left_out", stream=entries[0].stream, entry_id=entries[0].id, code=error.code)
+                return
+            for entry in entries:
+                await self._hand_over([entry], handler)
 
 
 def _text(value: bytes | str) -> str:

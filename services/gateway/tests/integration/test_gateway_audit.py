@@ -174,3 +174,11 @@ async def test_what_is_no_audit_entry_is_left_out(log: Log) -> None:
         ]
     )
     assert (await log.service.verify()).size == 30
+
+
+async def test_names_that_no_column_can_hold_stop_nothing(log: Log) -> None:
+    resources = ["models/a\0b", "models/" + "\N{GREEK SMALL LETTER ALPHA}" * 20_000]
+    made = [AuditEntry(service="registry", actor="user:\0", action="x:y.z", resource=name) for name in resources]
+    await log.sequencer.append([Entry("clave.audit", b"1-1", e.id, e.model_dump_json().encode()) for e in made])
+    found = await log.service.verify()
+    assert (found.damage, found.size) == (None, 32)

@@ -30,6 +30,7 @@ GROUP = "sequencer"
 CHECKPOINT_LOOP = "audit_checkpoints"
 _CHECKPOINT_S = 5.0
 _LEAF_BYTES = 32
+_COLUMN_CHARACTERS_MAX = 500  # an index of Postgres holds no more than some 2,700 bytes
 APPENDED = Counter("clave_audit_entries_total", "Entries appended to the audit log.")
 REFUSED = Counter("clave_audit_entries_malformed_total", "Entries of the audit stream that were no audit entries.")
 SIZE = Gauge("clave_audit_log_size", "Entries of the audit log.")
@@ -122,10 +123,10 @@ class Sequencer:
                 entry_id=entry.id,
                 canonical=canonical,
                 leaf_hash=leaf_hash(canonical),
-                tenant=str(fields["tenant"]),
-                actor=str(fields["actor"]),
-                action=str(fields["action"]),
-                resource=str(fields["resource"]),
+                tenant=_column(fields["tenant"]),
+                actor=_column(fields["actor"]),
+                action=_column(fields["action"]),
+                resource=_column(fields["resource"]),
                 at=datetime.fromisoformat(fields["time"]),
                 recorded_at=self._clock.now(),
             )
@@ -171,3 +172,8 @@ class Sequencer:
             await asyncio.sleep(_CHECKPOINT_S)
             await self.checkpoint()
             background.healthy(CHECKPOINT_LOOP)
+
+
+def _column(value: object) -> str:
+    """Make a value fit a column that is searched; the leaf itself keeps it as it came."""
+    return str(value).replace("\0", "\N{REPLACEMENT CHARACTER}")[:_COLUMN_CHARACTERS_MAX]

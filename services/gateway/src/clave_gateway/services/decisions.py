@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 from clave_common.access.decision_point import decision_from
@@ -152,7 +153,7 @@ class DecisionService:
 def decision_row(entry: Entry) -> DecisionRow | None:
     """Read an entry of the stream of decisions; None when it is no decision."""
     try:
-        fields = orjson.loads(entry.body)
+        fields = storable(orjson.loads(entry.body))
         return DecisionRow(
             id=str(fields["id"]),
             at=datetime.fromtimestamp(float(fields["time"]), UTC),
@@ -170,3 +171,15 @@ def decision_row(entry: Entry) -> DecisionRow | None:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError):
         _log.warning("decision_malformed", entry_id=entry.id)
         return None
+
+
+def storable(value: Any) -> Any:
+    """Replace what Postgres's text cannot hold: NUL, which callers can put into the names that they ask about."""
+    match value:
+        case str():
+            return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        case dict():
+            return {storable(key): storable(each) for key, each in value.items()}
+        case list():
+            return [storable(each) for each in value]
+    return value
