@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from clave_inference.hot_route import credential_from, grpc_deadline
 from clave_inference.http_answers import BRIDGE_PATH, JSON, PROTOBUF, infer_target, rendered, rendered_for_bridge
-from clave_inference.lane_plan import Plan, plan_key
+from clave_inference.lane_plan import Plan, may_come_again, plan_key, timeout_in
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call, Reply
 from clave_inference.services.plain_runs import PlainRuns
@@ -38,7 +38,7 @@ _TARGETS_MAX: Final = 1_000
 _PLANS_MAX: Final = 4_096
 _PLAN_BYTES_MAX: Final = 2_048
 _HEAD_END: Final = b"\r\n\r\n"
-_ONE_OF_A_KIND: Final = frozenset({b"traceparent", b"grpc-timeout"})
+_ONE_OF_A_KIND: Final = frozenset({b"traceparent"})
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _SINGLE: Final = frozenset({b"authorization", b"inference-header-content-length", b"content-length"})
 _OK: Final = b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\n%bcontent-length: %d\r\n\r\n%b"
@@ -116,7 +116,7 @@ class Lane(HttpToolsProtocol):
                 if plan.plain:
                     self.plain.take(self, plan, data, end)
                 else:
-                    self.ask(plan, data[end:], time.monotonic())
+                    self.ask(plan, data[end:], time.monotonic(), timeout_in(data[:end]) if plan.bridged else None)
                 return
         super().data_received(data)
 
@@ -227,7 +227,7 @@ class Lane(HttpToolsProtocol):
         found = self._headers_found
         plan = Plan(self._target, self._credential_of(found), found, length=len(body), bridged=self.url == BRIDGE_PATH)
         self._remember(plan, body)
-        self.ask(plan, body, time.monotonic())
+        self.ask(plan, body, time.monotonic(), found.get(b"grpc-timeout"))
 
     def _remember(self, plan: Plan, body: bytes) -> None:
         """Keep a plan if its head arrived alone with its body, and may come again."""
@@ -236,15 +236,15 @@ class Lane(HttpToolsProtocol):
             return
         end = data.find(_HEAD_END) + 4
         key = plan_key(data[:end])
-        if b"x-request-id" in self._headers_found and len(key) == end:
-            return  # another id each time, in a form that is not left out
+        if not may_come_again(key, self._headers_found):
+            return
         if len(data) - end == len(body) and end <= _PLAN_BYTES_MAX:
             if len(self.plans) >= _PLANS_MAX:
                 self.plans.clear()
             self.plans[(self._whence, key)] = plan
 
-    def ask(self, plan: Plan, body: bytes, began: float) -> None:
-        """Send the request in the lane to the operation."""
+    def ask(self, plan: Plan, body: bytes, began: float, timeout: bytes | None = None) -> None:
+        """Send the request in the lane to the operation; `timeout` is a gRPC call's, as its header says it."""
         self._bridged = plan.bridged
         call = Call(
             "rest",
@@ -259,7 +259,7 @@ class Lane(HttpToolsProtocol):
         )
         if plan.bridged:
             call.protocol = "grpc"
-            call.deadline = grpc_deadline(plan.timeout)
+            call.deadline = grpc_deadline(timeout)
         if self._lane_cycle.keep_alive:
             call.quick = self.answer_quickly
         self.predictions.predict(call, self._answer)

@@ -6,8 +6,9 @@ from clave_inference.domain.trace import trace_of
 from clave_inference.services.admissions import Credential
 from clave_inference.services.plain_runs import Shortcut
 
-_REQUEST_ID: Final = b"\r\nx-request-id: "
-_REQUEST_ID_CHARACTERS_MAX: Final = 64
+_TIMEOUT: Final = b"\r\ngrpc-timeout: "
+_VARYING: Final = {b"x-request-id": b"\r\nx-request-id: ", b"grpc-timeout": _TIMEOUT}
+_VALUE_CHARACTERS_MAX: Final = 64
 
 
 class Plan:
@@ -27,7 +28,6 @@ class Plan:
         "plain",
         "routing_key",
         "shortcut",
-        "timeout",
         "trace",
         "version",
     )
@@ -46,7 +46,6 @@ class Plan:
         self.credential = credential
         self.header_length = found.get(b"inference-header-content-length")
         self.routing_key = None if routing_key is None else routing_key.decode("latin-1")
-        self.timeout = found.get(b"grpc-timeout")
         self.trace = trace_of(found.get(b"traceparent"), found.get(b"tracestate"))
         self.length = length
         self.bridged = bridged
@@ -55,16 +54,33 @@ class Plan:
 
 
 def plan_key(head: bytes) -> bytes:
-    """Leave the edge's request id out of a head: nothing depends on it, and it differs each time.
+    """Leave out of a head what differs each time: the edge's request id, and a gRPC call's deadline.
 
-    Only a plain id is left out. Anything else could be more than a value, a second header behind a bare line feed say,
-    and is the parser's to judge.
+    Only plain values are left out. Anything else could be more than a value, a second header behind a bare line feed
+    say, and is the parser's to judge.
     """
-    at = head.find(_REQUEST_ID)
-    if at < 0:
-        return head
-    end = head.find(b"\r\n", at + len(_REQUEST_ID))
-    value = head[at + len(_REQUEST_ID) : end]
-    if len(value) > _REQUEST_ID_CHARACTERS_MAX or not value.replace(b"-", b"").isalnum():
-        return head
-    return head[:at] + head[end:]
+    for name in _VARYING.values():
+        at = head.find(name)
+        if at < 0:
+            continue
+        end = head.find(b"\r\n", at + len(name))
+        value = head[at + len(name) : end]
+        if len(value) <= _VALUE_CHARACTERS_MAX and value.replace(b"-", b"").isalnum():
+            head = head[:at] + head[end:]
+    return head
+
+
+def may_come_again(key: bytes, found: dict[bytes, bytes]) -> bool:
+    """Whether a key holds nothing that differs each time, or stands twice.
+
+    Args:
+        key: What `plan_key` left of a head.
+        found: The head's headers.
+    """
+    return not any(name in found and form[:-1] in key.lower() for name, form in _VARYING.items())
+
+
+def timeout_in(head: bytes) -> bytes | None:
+    """Read the deadline that `plan_key` left out of a head."""
+    at = head.find(_TIMEOUT)
+    return None if at < 0 else head[at + len(_TIMEOUT) : head.find(b"\r\n", at + len(_TIMEOUT))]

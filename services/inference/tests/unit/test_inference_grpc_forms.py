@@ -1,6 +1,7 @@
 """Known forms of gRPC requests mean what protobuf says they mean, and join the rows of every door in one run."""
 
 import json
+import socket
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from clave_inference.codecs.grpc_template import MessageTemplate
 from clave_inference.domain.datatypes import NUMPY_DTYPES
 from clave_inference.domain.signature import TensorSpec
 from clave_inference.domain.tensors import InferenceAnswer, Tensor
+from clave_inference.lane_plan import plan_key, timeout_in
 from clave_inference.runtime.loaded_version import RowShape
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call
@@ -159,6 +161,35 @@ def test_a_known_form_is_answered_as_an_unknown_one(server: Any) -> None:
     assert [record["id"] for record in records][1] == known.parameters["prediction_id"].string_param
     assert records[0]["values"] == records[1]["values"]
     assert records[0]["score"] == records[1]["score"]
+
+
+@pytest.mark.parametrize("server", ["lane"], indirect=True)
+def test_deadlines_that_differ_share_a_remembered_head(server: Any) -> None:
+    plans = server.server.config.http_protocol_class.plans
+    body = asked().SerializeToString()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        answers = connection.makefile("rb")
+
+        def status(*timeouts: str) -> str:
+            lines = "".join(f"grpc-timeout: {timeout}\r\n" for timeout in timeouts)
+            head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\n{lines}"
+            connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)  # in one piece
+            found: dict[str, str] = {}
+            while line := answers.readline().decode().strip():
+                name, _, value = line.partition(": ")
+                found[name] = value
+            answers.read(int(found["content-length"]))
+            return found.get("x-grpc-status", "0")
+
+        assert [status("5S"), status("4999m"), status("1n"), status("4999m")] == ["0", "0", "4", "0"]
+        assert len(plans) == 1
+        assert status("1n", "5S") == "0"  # the parser's word: the last one counts
+        assert status("5S", "1n") == "4"
+        assert len(plans) == 1
+    head = b"POST / HTTP/1.1\r\nx-request-id: 1-2\r\nte: trailers\r\ngrpc-timeout: %b\r\na: b\r\n\r\n"
+    assert plan_key(head % b"5S") == plan_key(head % b"499m") == b"POST / HTTP/1.1\r\nte: trailers\r\na: b\r\n\r\n"
+    assert timeout_in(head % b"5S") == b"5S"
+    assert timeout_in(plan_key(head % b"5S")) is None
 
 
 @pytest.mark.parametrize("server", ["lane"], indirect=True)
