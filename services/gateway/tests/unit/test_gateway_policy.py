@@ -248,6 +248,14 @@ def test_gap_3_what_is_held_elsewhere_is_not_given_here() -> None:
     assert reasons(asked, made) == ["privilege_escalation"]
 
 
+def test_gap_3_a_role_held_elsewhere_is_not_given_here() -> None:
+    bindings = copy.deepcopy(dict(CASES.data["bindings"]))
+    bindings["user:tara"].append({"role": "ml-engineer", "tenant": "globex", "namespaces": ["*"]})
+    made = engine(sample_bundle(roles=DELEGATING, bindings=bindings))
+    assert reasons(bind(), made) == []
+    assert reasons(bind(role="data-scientist"), made) == ["privilege_escalation"]
+
+
 @pytest.mark.parametrize("by", ["service_account:ci", "somebody", "user:", "user: x", "user:anna\n"])
 def test_gap_4_only_people_approve(by: str) -> None:
     approvals = [{"by": "user:bert", "decision": "approve"}, {"by": by, "decision": "approve"}]

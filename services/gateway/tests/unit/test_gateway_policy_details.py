@@ -130,6 +130,32 @@ def test_a_binding_of_another_tenant_grants_nothing_here() -> None:
     assert reasons(question("p001"), made) == ["namespace_not_bound"]
 
 
+def person(**changes: Any) -> dict[str, Any]:
+    """dana reads no features at all, in an environment."""
+    subject = {"subject__id": "user:dana", "subject__type": "user", "context__auth__method": "oidc"}
+    return question("p055", **subject, resource__properties__features=[], **changes)
+
+
+def test_a_binding_of_another_tenant_reaches_no_environment_here() -> None:
+    elsewhere = {"role": "data-scientist", "tenant": "globex", "namespaces": ["*"]}
+    here = {"role": "data-scientist", "tenant": "acme", "namespaces": ["Staging"]}
+    for held, expected in [((here,), []), ((elsewhere,), ["namespace_not_bound"])]:
+        made = with_bindings("user:dana", *held)
+        asked = person(resource__properties__namespace="Staging")
+        assert reasons(asked, made) == expected
+
+
+def test_what_is_bound_everywhere_needs_neither_tenant_nor_environment() -> None:
+    held = {"role": "data-scientist", "tenant": "*", "namespaces": ["*"]}
+    made = with_bindings("user:dana", held)
+    asked = person(resource__properties__namespace=...)
+    assert reasons(asked, made) == []
+    del asked["resource"]["properties"]["tenant"]
+    assert reasons(asked, made) == []
+    local = with_bindings("user:dana", {**held, "namespaces": ["Staging"]})
+    assert reasons(asked, local) == ["namespace_not_bound"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "bound"),
     [
@@ -141,6 +167,7 @@ def test_a_binding_of_another_tenant_grants_nothing_here() -> None:
         ("models/fraud", False),
         ("models/fra/**", False),
         ("models/*", False),
+        ("/**", False),
         ("*", False),
     ],
 )

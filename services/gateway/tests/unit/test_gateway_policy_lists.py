@@ -52,6 +52,26 @@ def test_a_role_grants_what_it_inherits(made: Any) -> None:
     assert reasons(asked("registry:hold.manage", resource="models/x"), decides) == ["no_grant"]
 
 
+@pytest.mark.parametrize("made", [engine, bare])
+def test_each_binding_reaches_its_own_things_in_its_own_environments(made: Any) -> None:
+    places = [("Staging", "data/a"), ("Production", "data/b/**")]
+    scientist = {"role": "data-scientist", "tenant": "acme"}
+    decides = made(shipped_with(*({**scientist, "namespaces": [n], "resources": [r]} for n, r in places)))
+    catalog = shipped_bundle().data["catalog"]
+    assert catalog["training:run.cancel"]["namespaced"] is True
+    for namespace, resource, refused in [
+        ("Staging", "data/a", []),
+        ("Staging", "data/a/x", ["resource_not_bound"]),
+        ("Staging", "data/b/x", ["resource_not_bound"]),
+        ("Production", "data/b/x", []),
+        ("Production", "data/a", ["resource_not_bound"]),
+        ("Production", "data/b", ["resource_not_bound"]),
+        ("Development", "data/a", ["namespace_not_bound"]),
+    ]:
+        question_ = asked("training:run.cancel", resource=resource, namespace=namespace)
+        assert reasons(question_, decides) == refused, (namespace, resource)
+
+
 def test_a_role_is_given_with_all_that_it_inherits() -> None:
     held = {"role": "ml-engineer", "tenant": "acme", "namespaces": ["*"]}
     binding = {"subject": "user:new", "tenant": "acme", "namespaces": ["*"]}
@@ -120,6 +140,7 @@ def test_each_binding_that_grants_a_list_gives_one_clause() -> None:
         {"context__auth__scopes": ["registry:run.read"]},
         {"context__time": 0},
         {"subject__properties__tenant": "rival"},
+        {"resource__type": None},
     ],
 )
 def test_a_bad_credential_sees_no_row(path: dict[str, Any]) -> None:
@@ -146,6 +167,22 @@ def test_what_an_action_demands_of_its_caller_a_list_demands_too() -> None:
         narrow = shipped_with(auditor, catalog=catalog, admin_networks=["10.0.0.0/8"])
         assert visible(narrow, asked("audit:log.read")) == []
     assert visible(shipped_with(auditor, disabled_subjects=["user:ada"]), asked("audit:log.read")) == []
+
+
+def test_a_list_demands_no_more_than_its_action_does() -> None:
+    settings = {**shipped_bundle().data["settings"], "mfa_enforced": True}
+    strict = shipped_with(ONE, settings=settings, admin_networks=["10.0.0.0/8"])
+    far = asked("registry:model.list")
+    far["context"]["source_ip"] = "8.8.8.8"
+    assert visible(strict, far)
+    catalog = {**shipped_bundle().data["catalog"]}
+    catalog["registry:model.list"] = {"mutating": False, "namespaced": False, "admin_network": True}
+    assert visible(shipped_with(ONE, catalog=catalog), asked("registry:model.list"))
+    assert visible(shipped_with(ONE, catalog=catalog), far) == []
+    catalog["registry:model.list"] = {"mutating": False, "namespaced": False, "internal": True}
+    service = asked("registry:model.list", who="service:registry")
+    service["subject"]["type"], service["context"]["auth"]["method"] = "service", "internal_jwt"
+    assert visible(shipped_with(ONE, who="service:registry", catalog=catalog), service)
 
 
 def test_gap_5_the_shipped_data_demand_that_whoever_reads_features_names_them() -> None:
