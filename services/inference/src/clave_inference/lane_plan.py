@@ -3,8 +3,7 @@
 from typing import Final
 
 from clave_inference.domain.trace import trace_of
-from clave_inference.services.admissions import Credential
-from clave_inference.services.plain_runs import Shortcut
+from clave_inference.services.admissions import Admission, Credential
 
 _TIMEOUT: Final = b"\r\ngrpc-timeout: "
 _VARYING: Final = {b"x-request-id": b"\r\nx-request-id: ", b"grpc-timeout": _TIMEOUT}
@@ -16,10 +15,11 @@ class Plan:
 
     Attributes:
         plain: Whether the body may be a plain row.
-        shortcut: What is known about such bodies.
+        admission: The caller's leave when it was last looked up.
     """
 
     __slots__ = (
+        "admission",
         "bridged",
         "credential",
         "header_length",
@@ -27,7 +27,6 @@ class Plan:
         "model",
         "plain",
         "routing_key",
-        "shortcut",
         "trace",
         "version",
     )
@@ -49,7 +48,7 @@ class Plan:
         self.trace = trace_of(found.get(b"traceparent"), found.get(b"tracestate"))
         self.length = length
         self.bridged = bridged
-        self.shortcut = Shortcut()
+        self.admission: Admission | None = None
         self.plain = not bridged and self.header_length is None and self.trace is None
 
 

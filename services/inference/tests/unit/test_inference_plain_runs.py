@@ -1,9 +1,11 @@
 """The shortest way answers as the ordinary one does, and hands on whatever it must not decide."""
 
 import asyncio
+import gc
 import itertools
 import json
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -280,6 +282,17 @@ async def test_traffic_follows_the_table_and_shares_and_shadows_take_the_ordinar
         await connections.warm(body(VALUES))
         ((status, _),) = await connections.ask(body(VALUES))
         assert (status, connections.ordinary) == (200, 1)
+
+
+async def test_what_is_remembered_of_requests_keeps_no_old_version_in_memory(
+    bench: Any, connections: Connections, models: Any
+) -> None:
+    await connections.warm(body(VALUES))
+    session = weakref.ref(bench.deployment.table.versions[("churn", 1)].session)
+    bench.registry.want([bench.registry.version(2, models(2.0))], [(2, "live", 1.0)])
+    await bench.deployment.step()
+    gc.collect()
+    assert session() is None
 
 
 async def test_a_request_in_flight_when_the_process_ends_is_answered_and_told_so(connections: Connections) -> None:

@@ -32,36 +32,38 @@ from clave_inference.services.serving import ServingTable, Target
 _log = get_logger(__name__)
 _BODY_BYTES_MAX: Final = 64 * 1024
 _LEARNED_MAX: Final = 16
+_HEADS_MAX: Final = 4_096
 _BEGAN: Final = 4
 
 
-class Shortcut:
-    """What is known about the requests behind one head, as long as the serving table stands.
+class KnownHead:
+    """What the requests behind one head ask for; kept by the serving table, and gone with it.
 
     Attributes:
-        admission: The caller's leave when it was last looked up.
-        table: The table that target and form belong to.
+        target: What answers them.
         form: None where the last body had none.
-        learned: How often a form was looked for since the table changed.
+        learned: How often a form was looked for.
     """
 
-    __slots__ = ("admission", "form", "learned", "table", "target")
+    __slots__ = ("form", "learned", "target")
 
-    def __init__(self) -> None:
-        self.admission: Admission | None = None
-        self.table: ServingTable | None = None
-        self.target: Target | None = None
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.form: RowForm | None = None
         self.learned = 0
 
 
 class Head(Protocol):
-    """What the lane remembers of a request's head."""
+    """What the lane remembers of a request's head.
+
+    Attributes:
+        admission: The caller's leave when it was last looked up.
+    """
 
     model: str
     version: str | None
     credential: Credential
-    shortcut: Shortcut
+    admission: Admission | None
 
 
 class Asker(Protocol):
@@ -135,6 +137,7 @@ class PlainRuns:
     def _run(self, waiting: list[Arrival]) -> None:
         """Answer what can be answered together; the rest goes the ordinary way."""
         table, known = self._table(), self._admissions.known
+        heads = table.known_heads
         target: Target | None = None
         ready: list[Arrival] = []
         rows: list[bytes] = []
@@ -142,17 +145,16 @@ class PlainRuns:
         others: list[Arrival] = []
         for arrival in waiting:
             _, plan, data, start, began = arrival
-            shortcut = plan.shortcut
-            admission = shortcut.admission
+            admission = plan.admission
             if admission is None or began >= admission.renew_at:
-                admission = shortcut.admission = known(plan.credential, plan.model, plan.version, began)
-            form = shortcut.form
+                admission = plan.admission = known(plan.credential, plan.model, plan.version, began)
+            head = heads.get(plan)
             row = None
-            if form is not None and admission is not None and shortcut.table is table:
+            if head is not None and head.form is not None and admission is not None:
                 if target is None:
-                    target = shortcut.target
-                if shortcut.target is target:
-                    row = form.row(data, start)
+                    target = head.target
+                if head.target is target:
+                    row = head.form.row(data, start)
             if row is None or admission is None:
                 others.append(arrival)
             else:
@@ -245,17 +247,27 @@ class PlainRuns:
 
     def _learn(self, table: ServingTable, plan: Head, body: bytes) -> None:
         """Find out whether requests behind a head can come this way next time."""
-        shortcut = plan.shortcut
-        if shortcut.table is not table:
-            shortcut.table, shortcut.target, shortcut.form, shortcut.learned = table, None, None, 0
-        if shortcut.learned >= _LEARNED_MAX or len(body) > _BODY_BYTES_MAX:
+        if len(body) > _BODY_BYTES_MAX:
             return
-        if shortcut.form is not None and shortcut.form.row(body, 0) is not None:
+        head = table.known_heads.get(plan)
+        if head is None:
+            target = self._only_target(table, plan)
+            if target is None:
+                return
+            if len(table.known_heads) >= _HEADS_MAX:
+                table.known_heads.clear()
+            head = table.known_heads[plan] = KnownHead(target)
+        row = head.target.loaded.row
+        if row is None or head.learned >= _LEARNED_MAX:
+            return
+        if head.form is not None and head.form.row(body, 0) is not None:
             return  # it was not the form that sent it the ordinary way
-        shortcut.learned += 1
+        head.learned += 1
+        head.form = rest_forms.learn(body, row)
+
+    @staticmethod
+    def _only_target(table: ServingTable, plan: Head) -> Target | None:
         try:
-            target = table.only_target(plan.model, plan.version)
-        except ClaveError:
-            return
-        if target is not None and target.loaded.row is not None:
-            shortcut.target, shortcut.form = target, rest_forms.learn(body, target.loaded.row)
+            return table.only_target(plan.model, plan.version)
+        except ClaveError:  # said on the ordinary way
+            return None

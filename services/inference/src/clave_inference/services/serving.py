@@ -15,6 +15,7 @@ from clave_inference.domain.routing import Arm, ArmRole, Route, place_of
 from clave_inference.runtime.loaded_version import LoadedVersion
 
 if TYPE_CHECKING:
+    from clave_inference.services.plain_runs import Head, KnownHead
     from clave_inference.services.prediction_records import RunKind
 
 VersionKey = tuple[str, int]
@@ -92,6 +93,7 @@ class ServingTable:
         loading: Desired versions that are not loaded yet.
         known: False until a desired state was seen, from the registry or from disk.
         targets: Per endpoint, its targets and up to which place in [0, 1) each of them answers.
+        known_heads: What `plain_runs` knows about requests as long as this table stands.
     """
 
     endpoints: Mapping[str, ServedEndpoint] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class ServingTable:
     revision: str | None = None
     known: bool = False
     targets: Mapping[str, tuple[tuple[float, Target], ...]] = field(default_factory=dict)
+    known_heads: "dict[Head, KnownHead]" = field(default_factory=dict)
     _pinned: dict[tuple[str, int], Target] = field(default_factory=dict)
 
     def endpoint(self, name: str) -> ServedEndpoint:
