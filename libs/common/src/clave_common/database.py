@@ -39,6 +39,10 @@ from clave_common.watched_connection import WatchedConnection
 # Writers that queue for a row lock hold connections; whoever waits behind them waits as long as a statement may.
 _POOL_WAIT_S = 30
 _CONNECT_S = 5
+# psycopg prepares what is asked often, and Postgres then likes to plan it once for any value. A search is over a model
+# of three versions or of thirty thousand, and over a tag that all have or none: one plan for both sorts what an index
+# holds in order. Planning costs a tenth of a millisecond.
+_PLAN_EACH_TIME = "-c plan_cache_mode=force_custom_plan"
 _NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -216,7 +220,7 @@ def _engine(url: str, *, connections_max: int, options: str) -> AsyncEngine:
         json_deserializer=orjson.loads,
         connect_args={
             "connect_timeout": _CONNECT_S,
-            "options": options,
+            "options": f"{options} {_PLAN_EACH_TIME}",
             "async_creator_fn": WatchedConnection.connect,
         },
     )

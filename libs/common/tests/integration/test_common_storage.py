@@ -16,7 +16,7 @@ from clave_common.statements import TELLING, told
 from clave_common.streams import StreamConsumer
 from clave_contracts.events import AuditEntry, Event
 from clave_testing.servers import superuser_url
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -70,6 +70,11 @@ async def test_a_single_statement_tells_with_what_it_changed_or_not_at_all(datab
     assert await database.run(statement, {"id": "evt_1", **said}) == []
     with pytest.raises(InvalidArgument):
         await database.run(statement, {"id": "\0", **said})
+
+
+async def test_what_is_asked_often_is_still_planned_for_its_values(database):
+    async with database.transaction() as tx:
+        assert await tx.session.scalar(text("show plan_cache_mode")) == "force_custom_plan"
 
 
 async def test_connections_that_the_server_closed_at_rest_are_replaced_unseen(database):
