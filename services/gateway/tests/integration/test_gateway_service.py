@@ -177,6 +177,7 @@ async def test_a_denial_can_be_explained_by_whom_it_hit(gateway: Running) -> Non
     assert body["decision"]["reasons"] == ["no_grant"]
     assert "bindings create" in body["remedies"]["no_grant"]
     assert body["again"]["same"] is True
+    assert body["rules"]["no_grant"].startswith("grants.rego:")
 
 
 async def test_lockdown_refuses_changes_but_not_administration(gateway: Running) -> None:

@@ -71,7 +71,10 @@ def explain(session: Session, *, decision_id: Annotated[str, typer.Argument(help
         "when": decision["at"],
         "policy": f"{decision['policy_version']} ({decision['engine']})",
         "asked again": "the same answer" if again["same"] else f"now {'allowed' if again['allow'] else 'refused'}",
-        **answer["remedies"],
+        **{
+            f"{reason} ({answer['rules'][reason]})" if reason in answer["rules"] else reason: needed
+            for reason, needed in answer["remedies"].items()
+        },
     }
     session.show(answer, facts)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 from starlette.applications import Starlette
 
 from clave_common.access.model import Caller, Decision, Resource
+from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.request_limits import RequestLimits
 from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.errors import PermissionDenied, Unauthenticated
@@ -124,10 +125,21 @@ class Access:
         Raises:
             Unavailable: There is no copy of the policy yet.
         """
+        return self._bundle().data
+
+    def policy_modules(self) -> Mapping[str, str]:
+        """Return the rules in force, Rego text by file name.
+
+        Raises:
+            Unavailable: There is no copy of the policy yet.
+        """
+        return self._bundle().modules
+
+    def _bundle(self) -> PolicyBundle:
         snapshot = self._snapshot()
         if snapshot is None:
             raise no_snapshot()
-        return snapshot.bundle.data
+        return snapshot.bundle
 
     def namespace_rules(self, namespace: str) -> Mapping[str, Any]:
         """Return what the policy demands of a namespace: ``min_approvals``, ``require_gate``, ``windows``...

@@ -48,6 +48,7 @@ class ExplanationView(Answer):
     decision: DecisionView
     input: dict[str, Any]
     remedies: dict[str, str]
+    rules: dict[str, str]
     again: dict[str, Any]
 
 
@@ -137,6 +138,7 @@ def decisions_router(service: DecisionService) -> APIRouter:
             decision=_view(found.row),
             input=found.row.input,
             remedies=found.remedies,
+            rules=found.rules,
             again={
                 "allow": found.again_allow,
                 "reasons": found.again_reasons,

@@ -1,6 +1,7 @@
 """What each reason of the policy means, and what would be needed: the text behind `clave explain`."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 REMEDIES: dict[str, str] = {
     "malformed_input": "The service asked a question the policy cannot read: a fault of the service, not the caller.",
@@ -31,6 +32,28 @@ REMEDIES: dict[str, str] = {
     "quota_exceeded": "The tenant's quota of cores, run time or jobs at once is used up, or the request names none.",
     "privilege_escalation": "Nobody hands out more than they hold in this tenant with this credential; ask for less.",
 }
+
+
+_RAISED = r'^reasons contains "%s" if (?:\{.*?\bnot (?P<block>\w+)\n\}|not (?P<line>\w+)$)'
+
+
+def rules_of(reasons: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """Name for each reason the rule that did not hold and where it stands, as ``release.rego:12 sod_ok``."""
+    found = {reason: _rule_of(reason, modules) for reason in reasons}
+    return {reason: rule for reason, rule in found.items() if rule is not None}
+
+
+def _rule_of(reason: str, modules: Mapping[str, str]) -> str | None:
+    pattern = re.compile(_RAISED % re.escape(reason), re.MULTILINE | re.DOTALL)
+    raised = next((match for text in modules.values() if (match := pattern.search(text))), None)
+    if raised is None:
+        return None
+    rule = raised["block"] or raised["line"]
+    stands = re.compile(rf"^{rule}(?= if\b| :=| contains\b|$)", re.MULTILINE)
+    for name, text in sorted(modules.items()):
+        if match := stands.search(text):
+            return f"{name}:{text.count(chr(10), 0, match.start()) + 1} {rule}"
+    return None
 
 
 def remedies(reasons: Iterable[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from clave_common.streams import Entry
 from clave_contracts.events import AuditEntry
 from sqlalchemy import ColumnElement
 
-from clave_gateway.domain.explanations import remedies
+from clave_gateway.domain.explanations import remedies, rules_of
 from clave_gateway.storage import decisions, identity
 from clave_gateway.storage.decisions import DecisionRow
 from clave_gateway.storage.tables import decisions as table
@@ -44,6 +44,7 @@ class Explanation:
     Attributes:
         again_allow: Answer of the policy in force to the logged input.
         same: Whether it equals the logged answer.
+        rules: By reason, the rule of the policy in force that did not hold and where it stands.
     """
 
     row: DecisionRow
@@ -52,6 +53,7 @@ class Explanation:
     again_policy_version: str
     same: bool
     remedies: dict[str, str]
+    rules: dict[str, str]
 
 
 class DecisionService:
@@ -147,6 +149,7 @@ class DecisionService:
             again_policy_version=again.policy_version,
             same=again.allow == row.allow and list(again.reasons) == sorted(row.reasons),
             remedies=remedies(row.reasons),
+            rules=rules_of(row.reasons, self._access.policy_modules()),
         )
 
 
