@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -189,3 +190,13 @@ def test_texts_of_strangers_steer_no_terminal(capsys):
     told = capsys.readouterr().out
     assert "name[2J" in told
     assert not set(told) & set("\x1b\x07\x9b\u202e")
+
+
+def test_moments_are_read_to_the_second_and_nothing_is_nothing(capsys):
+    show_table(["since"], [["2026-11-22T08:17:28.346132+00:00"], [datetime(2026, 11, 22, 8, 1, 2, 3, tzinfo=UTC)]])
+    show_facts({"approved by": None, "answered for": "risk since 2026-11-22T08:18:29Z"})
+    told = capsys.readouterr().out
+    assert "2026-11-22 08:17:28Z" in told
+    assert "2026-11-22 08:01:02Z" in told
+    assert "risk since 2026-11-22 08:18:29Z" in told
+    assert "None" not in told

@@ -1,16 +1,27 @@
 """`Idempotency-Key`: the same key and body give the same answer, however often they are sent."""
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
 from clave_common.database import Database
-from clave_common.errors import Aborted, InvalidArgument
+from clave_common.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 
+RUNNING_S_MAX = 600.0
 _KEY_CHARACTERS_MAX = 200
+_ATTEMPTS = 12
+_insisting: set[asyncio.Task[None]] = set()
+
+
+class OutcomeUnknown(FailedPrecondition):
+    """A call ended, with its process, before its answer was kept."""
+
+    code = "outcome_unknown"
 
 
 async def answer_once(
@@ -19,11 +30,13 @@ async def answer_once(
     """Run a creating operation once per key.
 
     Without an ``Idempotency-Key`` header the operation simply runs. An operation that raises leaves no trace, so
-    the same key may be tried again.
+    the same key may be tried again; where the database is away at that moment, the trace goes as soon as it is back.
+    A first call whose process died is never repeated blindly: after `RUNNING_S_MAX` its caller is told to look.
 
     Raises:
         InvalidArgument: The key was used with another body, or is too long.
         Aborted: The first call with this key is still running.
+        OutcomeUnknown: The first call ended without an answer that was kept.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -38,10 +51,28 @@ async def answer_once(
     try:
         response = await answer()
     except BaseException:
-        await _forget(database, full_key)
+        await _soon(lambda: _forget(database, full_key))
         raise
-    await _keep(database, full_key, response)
+    await _soon(lambda: _keep(database, full_key, response))
     return response
+
+
+async def _soon(write: Callable[[], Awaitable[None]]) -> None:
+    """Write now, or in the background as soon as the database is back: the answer to the caller stands already."""
+    try:
+        await write()
+    except Unavailable:
+        task = asyncio.create_task(_insist(write))
+        _insisting.add(task)
+        task.add_done_callback(_insisting.discard)
+
+
+async def _insist(write: Callable[[], Awaitable[None]]) -> None:
+    for attempt in range(_ATTEMPTS):
+        await asyncio.sleep(min(0.1 * 2**attempt, 5.0))
+        with suppress(Unavailable):
+            await write()
+            return
 
 
 async def _reserve(database: Database, key: str, fingerprint: str) -> Response | None:
@@ -61,13 +92,20 @@ async def _reserve(database: Database, key: str, fingerprint: str) -> Response |
             return None
         row = (
             await tx.session.execute(
-                text(f"select fingerprint, status, body from {table} where key = :k"),  # noqa: S608 - own table
+                text(
+                    f"select fingerprint, status, body, now() - created_at as age from {table} where key = :k"  # noqa: S608 - own table
+                ),
                 {"k": key},
             )
         ).one()
     if row.fingerprint != fingerprint:
         raise InvalidArgument(
             "This Idempotency-Key came before with another body; use a new key.", field="Idempotency-Key"
+        )
+    if row.status is None and row.age.total_seconds() > RUNNING_S_MAX:
+        raise OutcomeUnknown(
+            "The first call with this Idempotency-Key ended without an answer being kept. Look whether it was done, "
+            "and use a new key."
         )
     if row.status is None:
         raise Aborted("The first call with this Idempotency-Key is still running.", retry_after_s=1.0)

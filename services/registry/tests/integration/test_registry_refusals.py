@@ -1,6 +1,9 @@
 """What the registry does not take: each refusal names its cause, and nothing is half-written."""
 
 import hashlib
+import io
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +100,31 @@ async def test_pickles_can_be_kept_and_never_deployed(bench: Bench) -> None:
     answer = await bench.call("user:eve", "POST", f"{API}/endpoints", {"name": "churn", "model": "churn", "version": 1})
     assert (answer.status_code, answer.json()["code"]) == (409, "not_deployable")
     await bench.call("user:eve", "GET", f"{API}/endpoints/churn", expect=404)
+
+
+async def test_an_archive_with_links_out_of_it_is_kept_as_bytes_and_never_unpacked(
+    bench: Bench,
+) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, target in (("passwd", "/etc/passwd"), ("up", "../../../secrets")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("../../escaped"))
+    artifacts = [
+        {"path": "model.onnx", **await bench.upload(onnx_model())},
+        {"path": "code/source.tar.gz", **await bench.upload(content.getvalue())},
+    ]
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn"}, expect=201)
+    await bench.call("user:ana", "POST", f"{API}/models/churn/versions", version_request(artifacts), expect=201)
+    blob = await bench.call("user:ana", "GET", f"{API}/blobs/{artifacts[1]['digest']}", expect=200)
+    assert blob.content == content.getvalue()
+    assert links_below(bench.blob_folder) == []
+
+
+def links_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_symlink() or path.name in {"passwd", "escaped", "up"}]
 
 
 async def test_names_are_taken_once_and_free_after_deletion(bench: Bench) -> None:

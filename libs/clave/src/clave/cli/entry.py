@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from clave_contracts.problems import ServiceProblem
 
 _FAILED, _ENVIRONMENT, _REFUSED, _TIMED_OUT = 1, 3, 4, 5
+_WHERE_TO_LOOK = {
+    "model_not_found": "`clave models list` shows the registered models.",
+    "version_not_found": "`clave models show MODEL` lists its versions.",
+    "endpoint_not_found": "`clave endpoints list` shows the endpoints.",
+    "approvals_missing": "`clave versions show MODEL VERSION` says what it waits for.",
+    "rollout_running": "`clave rollout watch ENDPOINT` follows it, `clave rollout abort ENDPOINT` ends it.",
+}
 _REFUSALS = {401, 403, 409, 412, 422, 428, 429}
 _TIMEOUTS = {408, 504}
 _AWAY = {0, 502, 503}
@@ -61,6 +68,8 @@ def _tell_problem(problem: "ServiceProblem") -> int:
         f"{name} {problem.problem[name]}" for name in ("code", "decision_id", "trace_id") if name in problem.problem
     )
     say(f"  status {problem.status}{', ' + facts if facts else ''}")
+    if (look := _WHERE_TO_LOOK.get(str(problem.problem.get("code")))) is not None:
+        say(f"  {look}")
     if problem.status in _AWAY:
         say("  Look at `clave status`.")
         return _ENVIRONMENT

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _KIB = 1024
 _PIPED_WIDTH = 200
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
@@ -43,8 +44,12 @@ def stdout() -> "Console":
 
 
 def printable(value: object) -> str:
-    """Write any value without what steers a terminal; nothing for None."""
-    return _CONTROL.sub("", "" if value is None else str(value))
+    """Write any value without what steers a terminal: nothing for None, moments in UTC to the second.
+
+    Programs take JSON, where both stay whole.
+    """
+    text = "" if value is None else f"{value}"
+    return _MOMENT.sub(r"\1 \2Z", _CONTROL.sub("", text))
 
 
 def say(text: str) -> None:
@@ -73,7 +78,7 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     """Print names and values, one a line."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        stdout().print(printable(f"{name:<{width}}  {value}"), markup=False, soft_wrap=True)
+        stdout().print(f"{printable(name):<{width}}  {printable(value)}".rstrip(), markup=False, soft_wrap=True)
 
 
 def human_bytes(count: int) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from clave.cli.output import Output, show_json
 from clave.cli.session import Session, connected
+from clave.failures import Refused
 
 if TYPE_CHECKING:
     from clave_contracts.registry import Endpoint, Model, Version
@@ -19,17 +20,84 @@ _ENDPOINT = Annotated[str, typer.Argument(help="Name of the endpoint.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    models = typer.Typer(no_args_is_help=True, help="Registered models: list, show, card.")
+    models = typer.Typer(no_args_is_help=True, help="Registered models: create, list, show, card, aliases.")
+    models.command("create")(connected(create_model))
     models.command("list")(connected(list_models))
     models.command("show")(connected(show_model))
     models.command("card")(connected(show_card))
+    models.command("alias")(connected(point_alias))
+    models.command("alias-history")(connected(show_alias_history))
     app.add_typer(models, name="models", rich_help_panel=_GROUP)
-    endpoints = typer.Typer(no_args_is_help=True, help="Endpoints: list, show, history, roll-back.")
+    endpoints = typer.Typer(no_args_is_help=True, help="Endpoints: create, list, show, history, roll-back.")
+    endpoints.command("create")(connected(create_endpoint))
     endpoints.command("list")(connected(list_endpoints))
     endpoints.command("show")(connected(show_endpoint))
     endpoints.command("history")(connected(show_history))
     endpoints.command("roll-back")(connected(roll_back))
     app.add_typer(endpoints, name="endpoints", rich_help_panel=_GROUP)
+
+
+def create_model(
+    session: Session,
+    *,
+    model: _MODEL,
+    risk_class: Annotated[
+        str, typer.Option(help="minimal, limited or high: how many people approve, and what the card must say.")
+    ] = "minimal",
+    description: Annotated[str, typer.Option(help="What it predicts.")] = "",
+) -> None:
+    """Create a registered model (MLflow's clients create theirs as minimal)."""
+
+    async def ask(client: "AsyncClient") -> "Model":
+        from clave_contracts.registry import API, Model  # noqa: PLC0415
+
+        body = {"name": model, "risk_class": risk_class, "description": description}
+        return await client.registry.post(Model, f"{API}/models", body)
+
+    answer = session.ask(ask)
+    session.show(answer, {"model": answer.name, "risk class": answer.risk_class, "created by": answer.created_by})
+
+
+def point_alias(
+    session: Session,
+    *,
+    model: _MODEL,
+    alias: Annotated[str, typer.Argument(help="Name of the alias, such as champion.")],
+    version: Annotated[int, typer.Argument(min=1, help="Version that it names from now on.")],
+    reason: Annotated[str, typer.Option(help="Why; it stays in the alias's history.")] = "",
+) -> None:
+    """Let an alias name a version."""
+
+    async def ask(client: "AsyncClient") -> "Model":
+        from clave_contracts.registry import API, Model  # noqa: PLC0415
+
+        body = {"version": version, "reason": reason}
+        answer = await client.registry.send("PUT", f"{API}/models/{model}/aliases/{alias}", body=body)
+        return Model.model_validate(answer.json())
+
+    answer = session.ask(ask)
+    session.show(answer, {"model": answer.name, "aliases": _aliases(answer.aliases)})
+
+
+def show_alias_history(
+    session: Session,
+    *,
+    model: _MODEL,
+    alias: Annotated[str, typer.Argument(help="Name of the alias, such as champion.")],
+) -> None:
+    """Show which version an alias named when, who moved it, and why; newest first."""
+
+    async def ask(client: "AsyncClient") -> dict[str, Any]:
+        from clave_contracts.registry import API  # noqa: PLC0415
+
+        return await client.registry.get(dict[str, Any], f"{API}/models/{model}/aliases/{alias}/history")
+
+    answer = session.ask(ask)
+    rows = [
+        ("removed" if move["version"] is None else move["version"], move["at"], move["by"], move["reason"])
+        for move in answer["moves"]
+    ]
+    session.show_rows(answer, ("version", "since", "by", "reason"), rows)
 
 
 def list_models(session: Session) -> None:
@@ -107,6 +175,38 @@ def show_card(
         typer.echo(card)
 
 
+def create_endpoint(
+    session: Session,
+    *,
+    endpoint: _ENDPOINT,
+    model: Annotated[str, typer.Option(help="Registered model that answers there.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version to put live at once; none when left out.", show_default=False)
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(help="Development, Staging or Production: whose rules hold.")
+    ] = "Production",
+    description: Annotated[str, typer.Option(help="Who asks it, and for what.")] = "",
+) -> None:
+    """Create an endpoint; its first version may go live at once, every later one goes by a rollout."""
+
+    async def ask(client: "AsyncClient") -> "Endpoint":
+        from clave_contracts.registry import API, Endpoint  # noqa: PLC0415
+
+        body = {
+            "name": endpoint,
+            "model": model,
+            "version": version,
+            "namespace": namespace,
+            "description": description,
+        }
+        return await client.registry.post(Endpoint, f"{API}/endpoints", body)
+
+    answer = session.ask(ask)
+    facts = {"endpoint": answer.name, "namespace": answer.namespace, "live version": answer.live_version or "none yet"}
+    session.show(answer, facts)
+
+
 def list_endpoints(session: Session) -> None:
     """List the endpoints."""
 
@@ -154,6 +254,8 @@ def show_history(
     ] = None,
 ) -> None:
     """Show which version answered when, approved by whom, made from what."""
+    if at is not None:
+        _require_moment(at)
 
     async def ask(client: "AsyncClient") -> Any:
         from clave_contracts.registry import API  # noqa: PLC0415
@@ -174,6 +276,17 @@ def show_history(
         for item in answer["entries"]
     ]
     session.show_rows(answer, ("version", "since", "until", "by", "approved by", "made from", "reason"), rows)
+
+
+def _require_moment(text: str) -> None:
+    from datetime import datetime  # noqa: PLC0415
+
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise Refused(f"A moment is a time with its zone, for example 2026-11-22T08:00:00Z; not '{text}'.")
 
 
 def roll_back(

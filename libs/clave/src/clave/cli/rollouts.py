@@ -149,7 +149,11 @@ def _steer(verb: str) -> Any:
 async def _current(client: "AsyncClient", endpoint: str) -> "Rollout":
     found = await client.registry.endpoint(endpoint)
     if found.rollout_id is None:
-        raise Refused(f"Endpoint {endpoint} has no rollout under way.")
+        raise Refused(
+            f"Endpoint {endpoint} has no rollout under way.",
+            remedy=f"`clave rollout list {endpoint}` shows those that ended; `clave rollout start {endpoint} VERSION` "
+            "begins one.",
+        )
     return await client.registry.rollout(found.rollout_id)
 
 

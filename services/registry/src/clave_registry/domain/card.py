@@ -18,6 +18,7 @@ from clave_registry.domain.card_slices import slice_rows
 
 CARD_VERSION = "1.0"
 RATE_LIMIT_PER_MINUTE_DEFAULT = 1000.0
+NAMESPACES = ("Development", "Staging", "Production")
 HUMAN_FIELDS = ("intended_use", "limitations", "ethical_considerations")
 REQUIRED_BY_RISK: Mapping[str, tuple[str, ...]] = {
     "minimal": (),
@@ -206,7 +207,7 @@ def _limitations(facts: CardFacts) -> dict[str, Any]:
 def _usage(facts: CardFacts) -> dict[str, Any]:
     return {
         "intended_use": facts.texts.get("intended_use") or "",
-        "allowed_namespaces": list(facts.texts.get("allowed_namespaces") or []),
+        "allowed_namespaces": list(facts.texts.get("allowed_namespaces", NAMESPACES)),
         "rate_limit_per_minute": facts.texts.get("rate_limit_per_minute") or RATE_LIMIT_PER_MINUTE_DEFAULT,
         "retrain_when": facts.texts.get("retrain_when") or "",
         "notes": list(facts.texts.get("usage_notes") or []),

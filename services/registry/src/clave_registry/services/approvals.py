@@ -45,6 +45,12 @@ class VersionInUse(FailedPrecondition):
     code = "version_in_use"
 
 
+class CardIncomplete(FailedPrecondition):
+    """What only a person can write on the card is not there yet; nobody can have approved it."""
+
+    code = "card_incomplete"
+
+
 class Approvals:
     """Move versions through their stages."""
 
@@ -85,15 +91,20 @@ class Approvals:
     async def approve(
         self, caller: Caller, model: str, version: int, *, comment: str, namespace: str, revision: int | None
     ) -> contract.Version:
-        """Count one person's approval; the version is approved once enough of them have spoken."""
+        """Count one person's approval; the version is approved once enough of them have spoken.
+
+        Raises:
+            CardIncomplete: The card lacks what the model's risk class asks for: there is nothing to approve yet.
+        """
         async with self._database.transaction() as tx:
             model_row, row = await self._judged(
                 tx, caller, model, version, verb="approve", namespace=namespace, revision=revision
             )
             moved(Stage(row.status), Stage.APPROVED)
+            rule = await self._rule(caller, model_row, row, row.submitted_for or namespace)
+            _require_card(model, row, rule)
             await self._speak(tx, caller, row, decision="approve", comment=comment)
             await self._note(tx, caller, model_row, row, action="approval", detail=comment)
-            rule = await self._rule(caller, model_row, row, row.submitted_for or namespace)
             row = await self._settle(tx, caller, model_row, row, rule)
             return (await shown(tx, model_row, [row]))[0]
 
@@ -239,6 +250,16 @@ _VERBS = {
     "rejected": "reject",
     "archived": "archive",
 }
+
+
+def _require_card(model: str, row: VersionRow, rule: ApprovalRule) -> None:
+    missing = [field for field in empty_fields(row.card) if field in rule.card_fields]
+    if missing:
+        raise CardIncomplete(
+            f"The card of '{model}' version {row.version} lacks {', '.join(missing)}. "
+            f"Write it with 'clave card edit {model} {row.version}', then approve.",
+            missing_fields=missing,
+        )
 
 
 def _failed(row: VersionRow) -> str:

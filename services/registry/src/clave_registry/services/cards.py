@@ -123,13 +123,17 @@ async def _champion(tx: Transaction, model: ModelRow, row: VersionRow) -> int | 
     return None
 
 
+def _run_link(run_id: str, *, by_mlflow: bool) -> str:
+    return f"/api/2.0/mlflow/runs/get?run_id={run_id}" if by_mlflow else f"/api/trainer/v1/runs/{run_id}"
+
+
 async def _facts(tx: Transaction, model: ModelRow, row: VersionRow) -> CardFacts:
     spoken = await versions.approvals_of(tx, [(row.model_id, row.version)])
     serving = await endpoints.of_model(tx, model.id)
     prefix = f"{contract.API}/models/{model.name}/versions/{row.version}"
     links = {"version": prefix, "lineage": f"{prefix}/lineage"}
     if row.lineage.get("run_id"):
-        links["run"] = f"/api/trainer/v1/runs/{row.lineage['run_id']}"
+        links["run"] = _run_link(str(row.lineage["run_id"]), by_mlflow=row.source is not None)
     for dataset in row.lineage.get("datasets") or []:
         links[f"training set {dataset['name']}"] = f"/api/features/v1/training-sets/{dataset['id']}"
     return CardFacts(
