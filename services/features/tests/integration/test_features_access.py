@@ -104,6 +104,9 @@ async def test_whoever_asks_for_masking_gets_the_row_without_what_is_withheld(go
     feast = {"features": ["bills:amount"], "entities": {"id": [1]}}
     answer = await governed_store.post("/get-online-features", json=feast, headers=masking)
     assert answer.json()["results"][1]["values"] == [None], answer.text
+    stranger = as_caller("service:inference", **{"clave-purpose": "marketing", "clave-on-withheld": "mask"})
+    answer = await governed_store.post(f"{API}/online/read", json=body, headers=stranger)
+    assert (answer.status_code, answer.headers["x-clave-masked"]) == (200, "bills__amount"), answer.text
 
 
 async def test_rejected_rows_are_feature_values_too(governed_store):
@@ -111,5 +114,5 @@ async def test_rejected_rows_are_feature_values_too(governed_store):
     await governed_store.put(f"{API}/repository", json=REPOSITORY, headers=admin)
     path = f"{API}/views/bills/quarantine"
     assert (await governed_store.get(path, headers=admin)).status_code == 403
-    told = as_caller("user:admin", **{"x-clave-purpose": "churn-prevention"})
+    told = as_caller("user:admin", **{"clave-purpose": "churn-prevention"})
     assert (await governed_store.get(path, headers=told)).status_code == 200

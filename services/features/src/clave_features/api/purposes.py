@@ -1,9 +1,10 @@
 """Asks the policy whether a caller may read certain features, for the purpose it states.
 
 A feature of a view that declares purposes is classified ``pii``: the policy wants a matching purpose. A feature
-service has stated its own when it was applied; another one, or one for single features, comes in ``x-clave-purpose``.
+service has stated its own when it was applied; another one, or one for single features, comes in ``clave-purpose``.
 Features of other views are ``internal``; those of a view that is gone have no classification and are withheld.
-Whoever sends ``x-clave-on-withheld: mask`` gets an online read without what is withheld instead of a refusal.
+Whoever sends ``clave-on-withheld: mask`` gets an online read without what is withheld instead of a refusal. Services
+say the same with ``x-`` before; the edge strips such names from what strangers send.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from fastapi import Request
 from clave_features.domain.definitions import FeatureRef, Repository
 from clave_features.domain.errors import ViewNotFound
 
-PURPOSE_HEADER = "x-clave-purpose"
-WITHHELD_HEADER = "x-clave-on-withheld"
+PURPOSE_HEADER = "clave-purpose"
+WITHHELD_HEADER = "clave-on-withheld"
 MASKED_HEADER = "x-clave-masked"
 
 
@@ -50,13 +51,17 @@ async def require_features(
     """
     features = [_described(ref, repository) for ref in refs]
     asked = Resource("features", resource, {"tenant": caller.tenant, "features": features})
-    stated = request.headers.get(PURPOSE_HEADER)
+    stated = _stated(request, PURPOSE_HEADER)
     purpose = stated or (repository.service(service).purpose if service is not None else None)
     context = {"purpose": purpose} if purpose else {}
-    if request.headers.get(WITHHELD_HEADER) == "mask":
+    if _stated(request, WITHHELD_HEADER) == "mask":
         context["on_withheld"] = "mask"
     decision = await access_of(request.app).require(caller, action, asked, **context)
     return decision.mask
+
+
+def _stated(request: Request, header: str) -> str | None:
+    return request.headers.get(header) or request.headers.get(f"x-{header}")
 
 
 def _described(ref: FeatureRef, repository: Repository) -> dict[str, Any]:
