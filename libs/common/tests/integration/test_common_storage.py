@@ -84,7 +84,7 @@ async def test_connections_that_the_server_closed_at_rest_are_replaced_unseen(da
     url = database.engine.url.render_as_string(hide_password=False)
     with psycopg.connect(superuser_url(url), autocommit=True) as server:
         server.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
     await database.ping()
