@@ -115,3 +115,22 @@ async def test_a_full_buffer_drops_the_oldest_and_nobody_waits_for_it() -> None:
     stream.away = False
     await log.sent()
     assert stream.ids == made[2:]
+
+
+async def test_a_keys_use_is_told_once_a_minute_whatever_is_sampled() -> None:
+    stream = Stream()
+    log = DecisionLog("t", stream, sampled_share=0.0)  # type: ignore[arg-type]
+    held, clock = Snapshot(1, 0.0, MappingProxyType({}), BUNDLE), [1_800_000_000.0]
+    decides = LocalDecisionPoint(
+        Engine("sampled"),  # type: ignore[arg-type]
+        lambda: held,
+        log=log,
+        now=lambda: clock[0],
+    )
+    told = []
+    for key_id, seconds in [("k1", 0), ("k1", 59), ("k2", 0), (None, 0), ("k1", 1), ("k1", 30)]:
+        clock[0] += seconds
+        caller = Caller("user:anna", "user", "acme", "api_key", expires_at=2_000_000_000.0, key_id=key_id)
+        await decides.decide(caller, "admin:key.list", Resource("key", f"keys/{clock[0]}", {}), {})
+        told.append(await log.flush())
+    assert told == [1, 0, 1, 0, 1, 0]

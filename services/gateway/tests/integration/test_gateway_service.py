@@ -94,6 +94,12 @@ async def test_a_key_works_at_once_and_is_refused_after_revocation(gateway: Runn
     answer = await gateway.http.get(f"{API}/whoami", headers=gateway.key(key["key"]))
     assert answer.status_code == 200, answer.text
     assert answer.json()["subject"] == "app:shop"
+
+    async def use_is_known() -> bool:
+        listed = (await gateway.http.get(f"{API}/keys", headers=admin)).json()["keys"]
+        return next(item for item in listed if item["id"] == key["id"])["last_used_at"] is not None
+
+    await eventually(use_is_known, what="when the key was last used", seconds=BUSY_S)
     assert (await gateway.http.delete(f"{API}/keys/{key['id']}", headers=admin)).status_code == 204
 
     async def refused() -> bool:

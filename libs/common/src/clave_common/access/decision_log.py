@@ -2,9 +2,10 @@
 
 Entries leave in batches through the Redis stream `clave.decisions`; the gateway keeps them for `clave explain`. A full
 buffer drops the oldest entry and counts it. Denials and decisions of audit level ``full`` are all logged, sampled ones
-in the share given. The log never fails a request. It delays one kind: a read of audit level ``full`` waits until its
-entry has left this process (`sent`), so that nobody has read what a crash then forgets; not longer than SENT_WAIT_S,
-because a hanging Redis must not stop reads.
+in the share given and at least once a minute for each key, which is how the gateway knows when a key was last used.
+The log never fails a request. It delays one kind: a read of audit level ``full`` waits until its entry has left this
+process (`sent`), so that nobody has read what a crash then forgets; not longer than SENT_WAIT_S, because a hanging
+Redis must not stop reads.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ _STREAM_LENGTH_MAX = 20_000
 _BATCH_MAX = 200
 _IDLE_S = 0.5
 SENT_WAIT_S = 0.25
+_KEY_SEEN_S = 60.0
+_KEYS_SEEN_MAX = 20_000
 
 DECISIONS = Counter("clave_access_decisions_total", "Policy decisions by action and answer.", ["action", "answer"])
 LATE = Counter(
@@ -52,6 +55,7 @@ class DecisionLog:
         self._redis = redis
         self._sampled_share = sampled_share
         self._entries: deque[bytes] = deque(maxlen=entries_max)
+        self._keys_seen: dict[str, float] = {}
         self._noted = 0
         self._sent = 0
         self._sending = asyncio.Lock()
@@ -60,13 +64,24 @@ class DecisionLog:
     def note(self, question: Mapping[str, Any], decision: Decision) -> None:
         """Take one decision; returns at once."""
         DECISIONS.labels(question["action"]["name"], "allow" if decision.allow else "deny").inc()
-        if decision.allow and decision.audit == "sampled" and self._random.random() >= self._sampled_share:
+        passed_over = decision.allow and decision.audit == "sampled" and self._random.random() >= self._sampled_share
+        if not self._key_due(question["context"]) and passed_over:
             return
         if len(self._entries) == self._entries.maxlen:
             DROPPED.inc()
             self._sent += 1
         self._noted += 1
         self._entries.append(decision_record(self._service, question, decision))
+
+    def _key_due(self, context: Mapping[str, Any]) -> bool:
+        """Tell whether a key's use is news, and remember it."""
+        key_id, now = context["auth"]["key_id"], context["time"]
+        if key_id is None or now - self._keys_seen.get(key_id, 0.0) < _KEY_SEEN_S:
+            return False
+        if len(self._keys_seen) >= _KEYS_SEEN_MAX:
+            self._keys_seen.clear()
+        self._keys_seen[key_id] = now
+        return True
 
     async def run(self, background: Background) -> None:
         """Send what has gathered until cancelled."""
