@@ -31,16 +31,16 @@ def _server_routes(router: APIRouter, describe: Describe) -> None:
         return {"name": SERVER_NAME, "version": __version__, "extensions": EXTENSIONS}
 
     @router.get("/v2/models", summary="Names of the endpoints")
-    async def models(_caller: Caller = governed(_READ, resource_id="endpoints")) -> dict[str, list[str]]:
-        return {"models": describe.names()}
+    async def models(caller: Caller = governed(_READ, resource_id="endpoints")) -> dict[str, list[str]]:
+        return {"models": describe.seen_by(caller).names()}
 
     @router.get("/v2/models/stats", summary="Statistics of every model")
-    async def all_statistics(_caller: Caller = governed(_READ, resource_id="endpoints")) -> dict[str, Any]:
-        return {"model_stats": describe.statistics()}
+    async def all_statistics(caller: Caller = governed(_READ, resource_id="endpoints")) -> dict[str, Any]:
+        return {"model_stats": describe.seen_by(caller).statistics()}
 
     @router.post("/v2/repository/index", summary="What is loaded, loading or refused")
-    async def index(_caller: Caller = governed(_READ, resource_id="endpoints")) -> Response:
-        return Response(orjson.dumps(describe.index()), media_type="application/json")
+    async def index(caller: Caller = governed(_READ, resource_id="endpoints")) -> Response:
+        return Response(orjson.dumps(describe.seen_by(caller).index()), media_type="application/json")
 
     @router.post("/v2/repository/models/{model}/load", summary="Refused: the registry decides")
     @router.post("/v2/repository/models/{model}/unload", summary="Refused: the registry decides")
@@ -52,32 +52,32 @@ def _model_routes(router: APIRouter, describe: Describe) -> None:
     @router.get("/v2/models/{model}", summary="Model metadata")
     @router.get("/v2/models/{model}/versions/{version}", summary="Metadata of a version")
     async def metadata(
-        model: str, version: str | None = None, _caller: Caller = governed(_READ, resource_id="endpoints/{model}")
+        model: str, version: str | None = None, caller: Caller = governed(_READ, resource_id="endpoints/{model}")
     ) -> dict[str, Any]:
-        return describe.metadata(model, version)
+        return describe.seen_by(caller).metadata(model, version)
 
     @router.get("/v2/models/{model}/ready", summary="Does the model answer?")
     @router.get("/v2/models/{model}/versions/{version}/ready", summary="Does the version answer?")
     async def ready(
-        model: str, version: str | None = None, _caller: Caller = governed(_READ, resource_id="endpoints/{model}")
+        model: str, version: str | None = None, caller: Caller = governed(_READ, resource_id="endpoints/{model}")
     ) -> dict[str, Any]:
-        if not describe.ready(model, version):
+        if not describe.seen_by(caller).ready(model, version):
             raise ModelNotReady(model, "it is being loaded")
         return {"name": model, "ready": True}
 
     @router.get("/v2/models/{model}/config", summary="Model configuration (Triton)")
     @router.get("/v2/models/{model}/versions/{version}/config", summary="Configuration of a version (Triton)")
     async def config(
-        model: str, version: str | None = None, _caller: Caller = governed(_READ, resource_id="endpoints/{model}")
+        model: str, version: str | None = None, caller: Caller = governed(_READ, resource_id="endpoints/{model}")
     ) -> dict[str, Any]:
-        return describe.config(model, version)
+        return describe.seen_by(caller).config(model, version)
 
     @router.get("/v2/models/{model}/stats", summary="Statistics of a model")
     @router.get("/v2/models/{model}/versions/{version}/stats", summary="Statistics of a version")
     async def statistics(
-        model: str, version: str | None = None, _caller: Caller = governed(_READ, resource_id="endpoints/{model}")
+        model: str, version: str | None = None, caller: Caller = governed(_READ, resource_id="endpoints/{model}")
     ) -> dict[str, Any]:
-        return {"model_stats": describe.statistics(model, version)}
+        return {"model_stats": describe.seen_by(caller).statistics(model, version)}
 
 
 def _explain_routes(router: APIRouter, explanations: Explanations) -> None:

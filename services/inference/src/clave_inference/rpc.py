@@ -19,6 +19,7 @@ from clave_common.access.grpc_door import (
     OPEN_METHOD,
     AccessInterceptor,
     GrpcMethod,
+    caller_of_call,
     presented_by,
     require_governed_methods,
 )
@@ -134,7 +135,6 @@ class ProtocolServer:
         await asyncio.to_thread(event.wait, grace_s + 1.0)
 
     def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
-        describe = self._describe
         unary = grpc.unary_unary_rpc_method_handler
 
         def open_method(answer: Callable[[Any], Any], request: Any) -> grpc.RpcMethodHandler:
@@ -156,7 +156,8 @@ class ProtocolServer:
             "ServerReady": open_method(lambda _: pb.ServerReadyResponse(ready=self._ready()), pb.ServerReadyRequest),
             "ModelInfer": unary(self._infer, request_deserializer=None, response_serializer=None),
             "ModelReady": read_method(
-                lambda m: pb.ModelReadyResponse(ready=describe.ready(m.name, m.version or None)), pb.ModelReadyRequest
+                lambda m: pb.ModelReadyResponse(ready=self._described().ready(m.name, m.version or None)),
+                pb.ModelReadyRequest,
             ),
             "ServerMetadata": read_method(
                 lambda _: pb.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS),
@@ -212,6 +213,10 @@ class ProtocolServer:
             abort_with(context, reply.error)
         return reply.body
 
+    def _described(self) -> Describe:
+        """What the caller of the running call may know of."""
+        return self._describe.seen_by(caller_of_call())
+
     def _read(self, answer: Callable[[Any], Any], message: Any, context: grpc.ServicerContext) -> Any:
         try:
             return answer(message)
@@ -219,7 +224,7 @@ class ProtocolServer:
             abort_with(context, as_refusal(error, model=""))
 
     def _metadata(self, message: Any) -> Any:
-        document = self._describe.metadata(message.name, message.version or None)
+        document = self._described().metadata(message.name, message.version or None)
         return pb.ModelMetadataResponse(
             name=document["name"],
             versions=document["versions"],
@@ -229,7 +234,7 @@ class ProtocolServer:
         )
 
     def _config(self, message: Any) -> Any:
-        document = self._describe.config(message.name, message.version or None)
+        document = self._described().config(message.name, message.version or None)
         return pb.ModelConfigResponse(
             config=pb.ModelConfig(
                 name=document["name"],
@@ -242,7 +247,7 @@ class ProtocolServer:
         )
 
     def _statistics(self, message: Any) -> Any:
-        rows = self._describe.statistics(message.name or None, message.version or None)
+        rows = self._described().statistics(message.name or None, message.version or None)
         return pb.ModelStatisticsResponse(
             model_stats=[
                 pb.ModelStatistics(
@@ -260,7 +265,7 @@ class ProtocolServer:
         )
 
     def _index(self, message: Any) -> Any:
-        rows = [row for row in self._describe.index() if row["state"] == "READY" or not message.ready]
+        rows = [row for row in self._described().index() if row["state"] == "READY" or not message.ready]
         return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**row) for row in rows])
 
 

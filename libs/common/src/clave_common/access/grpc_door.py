@@ -8,13 +8,14 @@ that knows the facts, says so; an open method is named as open. Imported only by
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from clave_common.access.enforcement import Access, start_request
-from clave_common.access.model import Resource
+from clave_common.access.model import Caller, Resource
 from clave_common.access.routes import UngovernedRoute
 from clave_common.access.verification import CredentialVerifier, Presented
 from clave_common.errors import ClaveError, DeadlineExceeded, Unauthenticated
@@ -23,6 +24,7 @@ from clave_common.logs import get_logger
 
 _DECISION_S_MAX = 30.0
 _log = get_logger(__name__)
+_calling: ContextVar[Caller | None] = ContextVar("clave_grpc_caller", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +115,14 @@ class AccessInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc s
     ) -> Callable[[Any, grpc.ServicerContext], Any]:
         def decided(message: Any, context: grpc.ServicerContext) -> Any:
             try:
-                self._on_loop(self._require(presented_by(context), declared, message))
+                _calling.set(self._on_loop(self._require(presented_by(context), declared, message)))
             except ClaveError as refusal:
                 abort_with(context, refusal)
             return answer(message, context)
 
         return decided
 
-    async def _require(self, presented: Presented, declared: GrpcMethod, message: Any) -> None:
+    async def _require(self, presented: Presented, declared: GrpcMethod, message: Any) -> Caller:
         caller = await self._verifier.verify(presented)
         if caller is None:
             raise Unauthenticated("This call needs a credential: send 'authorization: Bearer <api key>' as metadata.")
@@ -130,11 +132,12 @@ class AccessInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc s
         await self._access.require(
             caller, action, Resource(kind, declared.resource(message), {"tenant": caller.tenant})
         )
+        return caller
 
-    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
+    def _on_loop(self, work: Coroutine[Any, Any, Caller]) -> Caller:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            future.result(_DECISION_S_MAX)
+            return future.result(_DECISION_S_MAX)
         except FutureTimeoutError:
             future.cancel()
             raise DeadlineExceeded("The decision took too long.") from None
@@ -143,6 +146,18 @@ class AccessInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc s
         except Exception as error:
             _log.exception("grpc_decision_failed")
             raise ClaveError("The decision failed.") from error
+
+
+def caller_of_call() -> Caller:
+    """Give the caller of the governed call that this thread answers.
+
+    Raises:
+        Unauthenticated: It answers none.
+    """
+    caller = _calling.get()
+    if caller is None:
+        raise Unauthenticated("This call needs a credential: send 'authorization: Bearer <api key>' as metadata.")
+    return caller
 
 
 def _refuse_undeclared(_message: Any, context: grpc.ServicerContext) -> Any:

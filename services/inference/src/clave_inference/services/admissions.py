@@ -161,7 +161,7 @@ class Admissions:
             ModelUnknown: There is no such model (said only to callers who are known).
         """
         caller = await self._caller(credential)
-        table = self._table()
+        table = self._table().seen_by(caller.tenant)
         endpoint = table.endpoint(model)
         loaded = table.pinned(endpoint, version) if version else table.live(endpoint)
         resource = predict_resource(endpoint, version, table.governance[(loaded.model, loaded.version)])

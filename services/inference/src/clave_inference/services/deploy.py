@@ -248,6 +248,7 @@ class Deployment:
             desired.revision,
             known=True,
             targets=prepared_targets(endpoints, available),
+            tenants={endpoint.name: endpoint.tenant for endpoint in desired.endpoints},
         )
 
     @staticmethod

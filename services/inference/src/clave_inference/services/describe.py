@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from clave_common.access.model import Caller
 from clave_common.errors import FailedPrecondition
 
 from clave_inference.domain.errors import ModelNotReady
@@ -57,6 +58,10 @@ class Describe:
     def __init__(self, table: Callable[[], ServingTable], metrics: PredictionMetrics) -> None:
         self._table = table
         self._metrics = metrics
+
+    def seen_by(self, caller: Caller) -> "Describe":
+        """Answer for one caller: what another tenant serves is not there."""
+        return Describe(lambda: self._table().seen_by(caller.tenant), self._metrics)
 
     def model(self, name: str, version: str | None = None) -> Description:
         """Find a model by endpoint or name, and a version of it.

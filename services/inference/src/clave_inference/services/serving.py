@@ -5,7 +5,7 @@ The table is replaced as a whole, by one assignment; a request that looked it up
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from clave_inference.codecs.answer_template import AnswerTemplate
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from clave_inference.services.prediction_records import RunKind
 
 VersionKey = tuple[str, int]
+
+
+ANY_TENANT = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class ServingTable:
         known: False until a desired state was seen, from the registry or from disk.
         targets: Per endpoint, its targets and up to which place in [0, 1) each of them answers.
         known_heads: What `plain_runs` knows about requests as long as this table stands.
+        tenants: Whose an endpoint is, also one that does not answer.
     """
 
     endpoints: Mapping[str, ServedEndpoint] = field(default_factory=dict)
@@ -106,7 +110,21 @@ class ServingTable:
     known: bool = False
     targets: Mapping[str, tuple[tuple[float, Target], ...]] = field(default_factory=dict)
     known_heads: "dict[Head, KnownHead]" = field(default_factory=dict)
+    tenants: Mapping[str, str] = field(default_factory=dict)
     _pinned: dict[tuple[str, int], Target] = field(default_factory=dict)
+
+    def seen_by(self, tenant: str) -> "ServingTable":
+        """Leave out what callers of a tenant must not know of; services, of tenant ``*``, know everything."""
+        if tenant == ANY_TENANT:
+            return self
+        own = {key for key, governance in self.governance.items() if governance.tenant == tenant}
+        return replace(
+            self,
+            endpoints={name: each for name, each in self.endpoints.items() if each.tenant == tenant},
+            failed={key: why for key, why in self.failed.items() if key in own},
+            loading=frozenset(key for key in self.loading if key in own),
+            unserved={name: why for name, why in self.unserved.items() if self.tenants.get(name) == tenant},
+        )
 
     def endpoint(self, name: str) -> ServedEndpoint:
         """Find an endpoint by its name, or the endpoint of a model by the model's.
