@@ -230,7 +230,7 @@ def _engine(url: str, *, connections_max: int, options: str) -> AsyncEngine:
 
 def _require_alive(connection: Any, _record: object, _proxy: object) -> None:
     """Let the pool replace a connection that the server closed while it was at rest."""
-    if hung_up(connection.driver_connection.pgconn.socket):
+    if hung_up(connection.driver_connection):
         raise DisconnectionError
 
 

@@ -78,7 +78,7 @@ class StatementLane:
     async def _take(self) -> psycopg.AsyncConnection[DictRow]:
         while self._idle:
             connection = self._idle.pop()
-            if not hung_up(connection.pgconn.socket):
+            if not hung_up(connection):
                 return connection
             await connection.close()
         connection = await WatchedConnection.connect(**self._arguments, autocommit=True, row_factory=dict_row)
@@ -91,11 +91,13 @@ class StatementLane:
             await self._idle.pop().close()
 
 
-def hung_up(socket: int) -> bool:
+def hung_up(connection: psycopg.AsyncConnection[Any]) -> bool:
     """Tell whether the server has something to say on a connection at rest: it never does, unless it went away.
 
     This takes two microseconds where asking the server takes a round trip.
     """
+    if connection.closed:
+        return True
     poll = select.poll()
-    poll.register(socket, select.POLLIN)
+    poll.register(connection.pgconn.socket, select.POLLIN)
     return bool(poll.poll(0))
