@@ -131,6 +131,11 @@ _REFUSALS: Final[dict[str, tuple[str, str, str]]] = {
         "model_unknown",
         "There is no model 'chrun' here. POST /v2/repository/index lists what is served.",
     ),
+    "409": (
+        "The feature service cannot answer as it is set up.",
+        "not_found",
+        "Features: There is no feature service 'churn'.",
+    ),
     "413": (
         "The body is too large.",
         "body_too_large",

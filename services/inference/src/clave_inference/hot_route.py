@@ -30,6 +30,7 @@ from clave_inference.services.call import Call, Reply
 from clave_inference.services.predict import Predictions
 
 _WINDOW_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_METHOD_NOT_ALLOWED: Final = 405
 _UNSUPPORTED_MEDIA_TYPE: Final = 415
 _UNPROCESSABLE: Final = 422
 
@@ -54,7 +55,10 @@ class HotRoute:
         path: bytes = scope.get("raw_path") or scope["path"].encode()
         bridged = path == BRIDGE_PATH
         target = ("", None) if bridged else infer_target(path)
-        if target is None or scope["method"] != "POST":
+        if target is not None and scope["method"] != "POST":
+            await _send(send, *_post_only())
+            return
+        if target is None:
             await self._app(scope, receive, _protocol_errors(send) if path.startswith(b"/v2") else send)
             return
         try:
@@ -93,6 +97,14 @@ class HotRoute:
         body = b"".join(parts)
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         return body if encoding == b"identity" else decompressed(body, encoding, self._body_bytes_max)
+
+
+def _post_only() -> tuple[int, Headers, bytes]:
+    refusal = InvalidArgument(
+        "Predictions are asked for by POST. GET the model's metadata at /v2/models/{model}.", code="method_not_allowed"
+    )
+    status, headers, body = rendered_error(refusal, status=_METHOD_NOT_ALLOWED)
+    return status, [*headers, (b"allow", b"POST")], body
 
 
 def decompressed(body: bytes, encoding: bytes, bytes_max: int) -> bytes:
