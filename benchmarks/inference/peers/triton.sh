@@ -14,7 +14,7 @@ if [ ! -x "$backends/python/triton_python_backend_stub" ]; then
   cp "$triton/python_backend_stubs/$version/triton_python_backend_stub" "$backends/python/"
 fi
 mkdir -p "$models/churn/1"
-cp "$here/triton_model/config.pbtxt" "$models/churn/"
+sed "s/45/$COLUMNS/" "$here/triton_model/config.pbtxt" > "$models/churn/config.pbtxt"
 cp "$here/triton_model/model.py" "$here/session.py" "$models/churn/1/"
 # the stub needs libpython and, on machines without a GPU as well, the CUDA runtime library of the wheel
 libpython=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')
