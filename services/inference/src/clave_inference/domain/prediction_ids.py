@@ -4,7 +4,7 @@ import itertools
 import os
 from typing import Final
 
-_IDS_AT_ONCE: Final = 256
+_IDS_AT_ONCE: Final = 32  # more at once would be a pause that one request pays for
 
 
 class PredictionIds:
