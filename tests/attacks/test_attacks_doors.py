@@ -1,39 +1,30 @@
-"""Attacks at the doors that the gateway's own attack tests do not try: gRPC, the edge's limits, bombs, stores.
+"""Attacks at the doors that the gateway's own attack tests do not try: gRPC, odd requests, shapes, webhooks, logs.
 
 `services/gateway/tests/integration/test_gateway_attacks.py` holds routes without credentials, forged tokens, traversal,
 smuggling, odd bodies and mass assignment over REST; nothing of it is repeated here.
 """
 
 import base64
-import gzip
 import json
+import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import grpc
 import httpx
 import numpy as np
-import psutil
 import pytest
-import redis
-from clave.stack import processes
-from clave.stack.layout import Layout
-from clave.stack.programs import redis_url
-from clave.stack.secrets import read_passwords
 from clave_common.access.service_tokens import ServiceTokenMinter
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.servers import wait_until
 from clave_testing.stack import Stack
-from clave_trainer.doorbell import create_celery, queue_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
-KEY_PREFIX = create_celery("redis://x").conf.broker_transport_options["global_keyprefix"]
 SERVICE = "/inference.GRPCInferenceService/"
 OPEN = {"ServerLive", "ServerReady"}
 METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)
@@ -118,6 +109,26 @@ class TestGrpc:
             assert status not in {grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}, address
 
 
+def test_mlflows_other_prefixes_want_a_credential_too(stack: Stack) -> None:
+    """Attack 3: the same handlers answer under prefixes that no document lists."""
+    registry = stack.services["registry"]["http"]
+    document = httpx.get(f"{registry}/api/registry/v1/openapi.json", timeout=20).json()
+    paths = [
+        (method.upper(), re.sub(r"{[^}]+}", "1", path))
+        for path, operations in document["paths"].items()
+        if path.startswith("/api/2.0/mlflow")
+        for method in operations
+    ]
+    assert len(paths) > 40
+    with httpx.Client(timeout=20) as client:
+        for method, path in paths:
+            for other in ("/ajax-api", "/ajax-api/2.0", "/api/3.0"):
+                concrete = path.replace("/api/2.0" if "." in other else "/api", other, 1)
+                for base in (stack.url, registry):
+                    answer = client.request(method, base + concrete)
+                    assert answer.status_code in {401, 404, 405}, (method, concrete, answer.status_code)
+
+
 @pytest.fixture
 def edge_socket(stack: Stack) -> Iterator[socket.socket]:
     parts = urlsplit(stack.url)
@@ -126,33 +137,6 @@ def edge_socket(stack: Stack) -> Iterator[socket.socket]:
 
 
 class TestEdge:
-    def test_a_client_that_dribbles_its_headers_is_cut_off(self, edge_socket: socket.socket) -> None:
-        edge_socket.sendall(b"GET /v2 HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: ")
-        began = time.monotonic()
-        answer = edge_socket.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - began < 10
-
-    def test_a_client_that_opens_streams_only_to_reset_them_is_cut_off(self, edge_socket: socket.socket) -> None:
-        def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-            return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-        # Static HPACK: GET, http, "/v2/x" as a literal, the authority as a literal.
-        path, host = b"/v2/health/live", b"127.0.0.1"
-        block = b"\x82\x86\x04" + bytes([len(path)]) + path + b"\x01" + bytes([len(host)]) + host
-        edge_socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
-        cut = False
-        edge_socket.settimeout(5)
-        try:
-            for number in range(1, 20_001, 2):
-                edge_socket.sendall(frame(1, 5, number, block) + frame(3, 0, number, b"\0\0\0\x08"))
-            while edge_socket.recv(65536):
-                pass
-            cut = True
-        except (ConnectionError, TimeoutError) as error:
-            cut = isinstance(error, ConnectionError)
-        assert cut
-
     @pytest.mark.parametrize(
         "raw",
         [
@@ -186,23 +170,7 @@ class TestEdge:
         assert status in {b"400", b"404", b"431"}
 
 
-class TestBombs:
-    def test_a_compressed_body_never_grows_beyond_the_limit(self, stack: Stack) -> None:
-        bomb = gzip.compress(bytes(200 * 1024 * 1024), 9)
-        layout = Layout.at(stack.data_dir)
-        pids = [found.pid for found in processes.find_processes(layout.stack_id) if found.program == "inference"]
-        before = sum(psutil.Process(pid).memory_info().rss for pid in pids)
-        for base in (stack.url, stack.services["inference"]["http"]):
-            answer = httpx.post(
-                f"{base}/v2/models/any/infer",
-                content=bomb,
-                headers={**stack.headers, "content-encoding": "gzip", "content-type": "application/json"},
-                timeout=30,
-            )
-            assert answer.status_code in {400, 413}, answer.text
-        after = sum(psutil.Process(pid).memory_info().rss for pid in pids)
-        assert after - before < 100 * 1024 * 1024
-
+class TestShapes:
     @pytest.mark.parametrize(
         "tensor",
         [
@@ -233,52 +201,73 @@ class TestBombs:
                 assert status in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}, (address, shape, status)
 
 
+@pytest.fixture
+def canary() -> Iterator[tuple[int, list[bytes]]]:
+    """A listener on this machine that nothing may call: its port, and what it heard."""
+    hits: list[bytes] = []
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+
+        def listen() -> None:
+            while not stop.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                hits.append(connection.recv(100))
+                connection.close()
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield listener.getsockname()[1], hits
+        stop.set()
+        thread.join()
+
+
+INSIDE = ("127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0")
+
+
 class TestServerSideRequests:
     """Attack 5: nothing that a caller names makes a service call an address inside."""
 
-    def test_no_webhook_reaches_this_machine(self, stack: Stack) -> None:
-        hits: list[bytes] = []
-        with socket.create_server(("127.0.0.1", 0)) as canary:
-            port = canary.getsockname()[1]
-            canary.settimeout(0.2)
-            stop = threading.Event()
+    def test_no_webhook_reaches_this_machine(self, stack: Stack, canary: tuple[int, list[bytes]]) -> None:
+        port, hits = canary
+        for host in INSIDE:
+            made = httpx.post(
+                f"{stack.url}/api/registry/v1/webhooks",
+                json={"url": f"https://{host}:{port}/", "events": ["RolloutChanged"]},
+                headers=stack.headers,
+                timeout=20,
+            )
+            assert made.status_code in {201, 403, 422}, made.text
+            if made.status_code == 201:
+                one = f"{stack.url}/api/registry/v1/webhooks/{made.json()['id']}"
+                httpx.post(f"{one}/ping", headers=stack.headers, timeout=20)
+                wait_until(lambda url=one: is_tried(stack, url), what="a try to deliver", seconds=20)
+                httpx.delete(one, headers=stack.headers, timeout=20)
+        assert hits == []
 
-            def listen() -> None:
-                while not stop.is_set():
-                    try:
-                        connection, _ = canary.accept()
-                    except TimeoutError:
-                        continue
-                    hits.append(connection.recv(100))
-                    connection.close()
-
-            thread = threading.Thread(target=listen)
-            thread.start()
-            try:
-                for host in (
-                    "127.0.0.1",
-                    "2130706433",
-                    "0x7f.1",
-                    "[::1]",
-                    "[::ffff:127.0.0.1]",
-                    "localhost",
-                    "0.0.0.0",
+    def test_no_source_of_a_version_is_fetched(self, stack: Stack, canary: tuple[int, list[bytes]]) -> None:
+        port, hits = canary
+        name = f"source-{uuid4().hex[:8]}"
+        base = f"{stack.url}/api/2.0/mlflow"
+        with httpx.Client(headers=stack.headers, timeout=20) as client:
+            assert client.post(f"{base}/registered-models/create", json={"name": name}).status_code == 200
+            for host in INSIDE:
+                for place in (
+                    f"http://{host}:{port}/model",
+                    f"s3://{host}:{port}/model",
+                    f"hdfs://{host}:{port}/model",
                 ):
-                    made = httpx.post(
-                        f"{stack.url}/api/registry/v1/webhooks",
-                        json={"url": f"https://{host}:{port}/", "events": ["RolloutChanged"]},
-                        headers=stack.headers,
-                        timeout=20,
-                    )
-                    assert made.status_code in {201, 403, 422}, made.text
-                    if made.status_code == 201:
-                        one = f"{stack.url}/api/registry/v1/webhooks/{made.json()['id']}"
-                        httpx.post(f"{one}/ping", headers=stack.headers, timeout=20)
-                        wait_until(lambda url=one: is_tried(stack, url), what="a try to deliver", seconds=20)
-                        httpx.delete(one, headers=stack.headers, timeout=20)
-            finally:
-                stop.set()
-                thread.join()
+                    made = client.post(f"{base}/model-versions/create", json={"name": name, "source": place})
+                    assert made.status_code in {200, 400}, made.text
+                    experiment = {"name": f"{place} {uuid4().hex}", "artifact_location": place}
+                    assert client.post(f"{base}/experiments/create", json=experiment).status_code in {200, 400}
+            versions = client.get(f"{base}/model-versions/search", params={"filter": f"name = '{name}'"}).json()
+            for version in versions.get("model_versions", []):
+                asked = {"name": name, "version": version["version"]}
+                assert client.get(f"{base}/model-versions/get-download-uri", params=asked).status_code < 500
         assert hits == []
 
 
@@ -287,64 +276,8 @@ def is_tried(stack: Stack, webhook: str) -> bool:
     return found.status_code != 200 or any(each["state"] != "pending" for each in found.json()["deliveries"])
 
 
-class TestStores:
-    """Attack 18: the stores are private, and what lies in them is data, never code."""
-
-    def test_the_stores_ask_for_a_password_on_a_private_socket(self, stack: Stack) -> None:
-        layout = Layout.at(stack.data_dir)
-        assert layout.valkey_socket.stat().st_mode & 0o077 == 0
-        with (
-            redis.Redis(unix_socket_path=str(layout.valkey_socket)) as client,
-            pytest.raises(redis.AuthenticationError),
-        ):
-            client.ping()
-
-    def test_a_forged_task_is_not_unpickled_and_the_worker_lives(self, stack: Stack, tmp_path: Path) -> None:
-        layout = Layout.at(stack.data_dir)
-        canary = tmp_path / "canary"
-        # What unpickling would run: posix.system("touch canary").
-        payload = b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
-        queue = queue_of("light")
-        with redis.from_url(redis_url(layout, read_passwords(layout.secrets))) as client:
-            for content_type in ("application/x-python-serialize", "application/json", "application/x-yaml"):
-                client.lpush(KEY_PREFIX + queue, forged_task(payload, queue, content_type))
-            wait_until(lambda: client.llen(KEY_PREFIX + queue) == 0, what="the worker to take the tasks", seconds=30)
-        worker = [found.pid for found in processes.find_processes(layout.stack_id) if found.program == "worker"]
-        assert worker
-        assert all(psutil.pid_exists(pid) for pid in worker)
-        assert not canary.exists()
-
-
-def forged_task(payload: bytes, queue: str, content_type: str) -> str:
-    return json.dumps(
-        {
-            "body": base64.b64encode(payload).decode(),
-            "content-encoding": "binary",
-            "content-type": content_type,
-            "headers": {"lang": "py", "task": "os.system", "id": uuid4().hex, "argsrepr": "()", "kwargsrepr": "{}"},
-            "properties": {
-                "delivery_info": {"exchange": "", "routing_key": queue},
-                "delivery_tag": uuid4().hex,
-                "delivery_mode": 2,
-                "body_encoding": "base64",
-            },
-        }
-    )
-
-
 class TestTraces:
-    """Attacks 17 and 19: what strangers write neither breaks a log's lines nor multiplies a metric's."""
-
-    def test_names_of_strangers_do_not_become_metric_labels(self, stack: Stack) -> None:
-        metrics = stack.services["inference"]["metrics"]
-        with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=20) as client:
-            client.post("/v2/models/warm-up/infer", json={"inputs": []})
-            before = len(httpx.get(metrics, timeout=20).text.splitlines())
-            for number in range(200):
-                client.post(f"/v2/models/stranger-{number}/infer", json={"inputs": []})
-        text = httpx.get(metrics, timeout=20).text
-        assert "stranger-" not in text
-        assert len(text.splitlines()) < before + 50
+    """Attack 17: what strangers write breaks no line of a log and is no page."""
 
     def test_every_line_of_a_log_stays_one_document(self, stack: Stack) -> None:
         hostile = 'x"} {"event": "forged_line", "level": "info"} \x1b[31m\u2028'

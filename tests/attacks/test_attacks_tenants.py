@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterator
 from uuid import uuid4
 
+import grpc
 import httpx
 import pytest
+from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_testing.served_models import serve_model
 from clave_testing.stack import Stack
 from clave_testing.tenants import Rival, fingerprint, make_rival
 
@@ -35,6 +38,14 @@ def owner(stack: Stack) -> Iterator[httpx.Client]:
 def made(answer: httpx.Response) -> dict:
     assert answer.status_code < 300, answer.text
     return answer.json()
+
+
+@pytest.fixture(scope="module")
+def served(stack: Stack) -> str:
+    """A model of the first tenant's that predicts."""
+    name = f"victim-served-{uuid4().hex[:4]}"
+    serve_model(stack, name)
+    return name
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +174,33 @@ def test_mlflows_routes_do_not_either(
             fingerprint(answer, *(text for each in (owned, NOBODYS) for text in each.values() if len(text) > 5))
         )
     assert re.sub(r"\b\d+\b", "*", prints[0]) == re.sub(r"\b\d+\b", "*", prints[1])
+
+
+def answer_of(address: str, method: str, model: str, headers: dict[str, str]) -> str:
+    """Status and words of a gRPC method's answer about a model, without the model's name."""
+    message = {
+        "ModelInfer": pb.ModelInferRequest(model_name=model),
+        "ModelReady": pb.ModelReadyRequest(name=model),
+        "ModelMetadata": pb.ModelMetadataRequest(name=model),
+        "ModelConfig": pb.ModelConfigRequest(name=model),
+        "ModelStatistics": pb.ModelStatisticsRequest(name=model),
+    }[method].SerializeToString()
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+        try:
+            answer = call(message, metadata=[("authorization", headers["authorization"])], timeout=10)
+        except grpc.RpcError as error:
+            return re.sub(r"dec_\w{26}", "*", f"{error.code()} {error.details()}").replace(model, "*")
+    return f"OK {answer!r}"
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"])
+def test_no_method_tells_a_rivals_model_from_none_at_all(stack: Stack, rival: Rival, served: str, method: str) -> None:
+    for address in (stack.grpc, stack.services["inference"]["grpc"]):
+        real, none = (answer_of(address, method, name, rival.headers) for name in (served, "victim-served-0000"))
+        assert real == none, (method, address)
+        assert not real.startswith("OK") or method == "ModelReady", real
+    assert answer_of(stack.grpc, method, served, stack.headers) != real
 
 
 LISTS = (
