@@ -110,7 +110,12 @@ def shipped_with_data(**data: Any) -> PolicyBundle:
 def crowded_questions(*, things: int, groups: int) -> Iterator[dict[str, Any]]:
     """Questions of the three about things that some of their bindings reach."""
     chance = random.Random(11)
-    who = {"user:ada": [], "user:bea": [f"g{n}" for n in range(groups)], "user:carl": ["g1", "g2", "g3", "g4", "x"]}
+    who = {
+        "user:ada": [],
+        "user:bea": [f"g{n}" for n in range(groups)],
+        "user:dora": [f"g{n}" for n in range(1, groups)],
+        "user:carl": ["g1", "g2", "g3", "g4", "x"],
+    }
     actions = ["registry:model.read", "registry:version.create", "inference:predict", "admin:key.create"]
     for _ in range(40):
         subject = chance.choice(list(who))

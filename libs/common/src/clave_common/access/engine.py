@@ -69,12 +69,18 @@ def no_answer(engine: str, why: str) -> Unavailable:
 
 @dataclass(slots=True)
 class _Loaded:
-    """A compiled bundle on one thread."""
+    """A compiled bundle on one thread.
+
+    Attributes:
+        crowd: The machine for a subject in many groups, made when the first one comes.
+        crowd_of: Whose bindings that machine holds: the subject and its groups.
+    """
 
     generation: int
     program: regorus.Program
     machine: regorus.Rvm
     crowd: regorus.Rvm | None = None
+    crowd_of: tuple[str, list[str]] | None = None
 
 
 class EmbeddedEngine:
@@ -155,12 +161,21 @@ class EmbeddedEngine:
         known = self._bundle.data.get("group_bindings", {})
         walked = [group for group in groups if isinstance(group, str) and group in known]
         if len(walked) > GROUPS_WALKED_MAX:
-            if loaded.crowd is None:
-                loaded.crowd = _machine(loaded.program, None)
-            merged = {"clave": merged_for(self._bundle.data, str(question["subject"].get("id")), walked)}
-            loaded.crowd.set_data_json(orjson.dumps(merged).decode())
-            return self._run(loaded.crowd, encode_question(_in_groups(question, [])), rule)
+            machine = self._crowded(loaded, self._bundle, str(question["subject"].get("id")), walked)
+            return self._run(machine, encode_question(_in_groups(question, [])), rule)
         return self._run(loaded.machine, encode_question(_in_groups(question, walked)), rule)
+
+    @staticmethod
+    def _crowded(loaded: _Loaded, bundle: PolicyBundle, subject_id: str, groups: list[str]) -> regorus.Rvm:
+        """Give the machine whose data hold one subject's bindings and its groups' (some ms, but for the last one's)."""
+        if loaded.crowd is None:
+            loaded.crowd = _machine(loaded.program, None)
+        if loaded.crowd_of != (subject_id, groups):
+            loaded.crowd_of = None
+            merged = {"clave": merged_for(bundle.data, subject_id, groups)}
+            loaded.crowd.set_data_json(orjson.dumps(merged).decode())
+            loaded.crowd_of = (subject_id, groups)
+        return loaded.crowd
 
     def _run(self, machine: regorus.Rvm, question: bytes, rule: str) -> Any:
         try:
