@@ -326,42 +326,6 @@ def test_the_rate_limit_answers_429_with_its_headers(server: Any) -> None:
     assert refused.headers["ratelimit-policy"] == '"rows";q=1;w=60'
 
 
-def test_metadata_and_errors_under_v2_look_as_clients_expect(server: Any) -> None:
-    answer = httpx.get(f"{server.url}/v2/models/churn", headers=HEADERS).json()
-    assert answer["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
-    missing = httpx.get(f"{server.url}/v2/models/nope", headers=HEADERS)
-    assert missing.status_code == 404
-    assert missing.headers["content-type"] == "application/json"
-    assert "nope" in missing.json()["error"]
-    refused = httpx.post(f"{server.url}/v2/repository/models/churn/unload", headers=HEADERS)
-    assert refused.status_code == 409
-    index = httpx.post(f"{server.url}/v2/repository/index", headers=HEADERS).json()
-    assert index == [{"name": "churn", "version": "1", "state": "READY", "reason": ""}]
-
-
-def test_metadata_say_whether_a_version_is_signed(server: Any) -> None:
-    """The registry's word at any moment: a key that is no longer trusted shows without a reload."""
-    registry = server.bench.registry
-    signed, unsigned = registry.version(1, server.model(1.0)), registry.version(2, server.model(2.0))
-    signed.signature_verified = True
-    registry.want([signed, unsigned], [(1, "live", 1.0)])
-    server.on_loop(server.bench.deployment.step)
-
-    def told(version: int) -> tuple[bool, str]:
-        url = f"{server.url}/v2/models/churn/versions/{version}"
-        parameters = httpx.get(url, headers=HEADERS).json()["parameters"]
-        config = httpx.get(f"{url}/config", headers=HEADERS).json()["parameters"]
-        assert parameters["onnx_digest"] in registry.blobs
-        return parameters["signature_verified"], config["signature_verified"]["string_value"]
-
-    assert told(1) == (True, "true")
-    assert told(2) == (False, "false")
-    distrusted = signed.model_copy(update={"signature_verified": False})
-    registry.want([distrusted, unsigned], [(1, "live", 1.0)])
-    server.on_loop(server.bench.deployment.step)
-    assert told(1) == (False, "false")
-
-
 def test_the_bridge_speaks_protobuf(server: Any) -> None:
     from clave_contracts.inference_grpc import open_inference_pb2 as pb
 
