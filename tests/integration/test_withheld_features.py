@@ -1,0 +1,109 @@
+"""Features that the policy withholds for a purpose: refused, or left out of the prediction and its explanation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import numpy as np
+import pytest
+import xgboost
+from clave_testing.served_models import API as REGISTRY
+from clave_testing.served_models import onnx_model, upload, version_request
+from clave_testing.servers import wait_until
+from clave_testing.stack import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+FEATURES = "/api/features/v1"
+
+
+@pytest.fixture(scope="module")
+def client(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=30) as made:
+        yield made
+
+
+def done(answer: httpx.Response) -> Any:
+    assert answer.status_code < 300, answer.text
+    return answer.json()
+
+
+def trees(folder: Path) -> tuple[xgboost.Booster, bytes]:
+    rows = np.random.default_rng(5).normal(size=(200, 3)).astype(np.float32)
+    booster = xgboost.train(
+        {"objective": "binary:logistic", "nthread": 1, "max_depth": 3},
+        xgboost.DMatrix(rows, (rows.sum(1) > 0).astype(int)),
+        5,
+    )
+    booster.save_model(folder / "model.ubj")
+    return booster, (folder / "model.ubj").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def served(client: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, xgboost.Booster]:
+    """An endpoint whose features come from two views; one of them is for churn prevention alone."""
+    word = uuid4().hex[:8]
+    use, bills = f"use{word}", f"bills{word}"
+    numbers = [{"name": name, "dtype": "float64"} for name in ("tenure", "income", "contract")]
+    repository = done(client.get(f"{FEATURES}/repository"))
+    del repository["revision"]
+    repository["entities"].append({"name": f"person{word}", "join_keys": {f"id{word}": "int64"}})
+    repository["feature_views"] += [
+        {"name": use, "entity": f"person{word}", "features": [numbers[0], numbers[2]]},
+        {"name": bills, "entity": f"person{word}", "features": [numbers[1]], "purposes": ["churn-prevention"]},
+    ]
+    references = [f"{use}:tenure", f"{bills}:income", f"{use}:contract"]
+    repository["feature_services"].append({"name": word, "features": references, "purpose": "churn-prevention"})
+    done(client.put(f"{FEATURES}/repository", json=repository))
+    for view, header, row in ((use, "tenure,contract", "0.5,-0.5"), (bills, "income", "2.0")):
+        csv = f"id{word},event_ts,{header}\n1,2026-10-01,{row}\n"
+        done(client.post(f"{FEATURES}/views/{view}/ingest", content=csv))
+    booster, data = trees(tmp_path_factory.mktemp("trees"))
+    artifacts = [upload(client, "model.onnx", onnx_model()), upload(client, "model.ubj", data)]
+    version = version_request(artifacts)
+    version["signature"]["columns"] = [reference.replace(":", "__") for reference in references]
+    done(client.post(f"{REGISTRY}/models", json={"name": word}))
+    done(client.post(f"{REGISTRY}/models/{word}/versions", json=version))
+    endpoint = {"name": word, "model": word, "version": 1, "namespace": "Development", "feature_service": word}
+    done(client.post(f"{REGISTRY}/endpoints", json=endpoint))
+    wait_until(lambda: ask(client, word).status_code == 200, what="an answer from stored features", seconds=30)
+    return word, booster
+
+
+def ask(client: httpx.Client, name: str, *, operation: str = "infer", **parameters: Any) -> httpx.Response:
+    entities = {f"id{name}": [1]}
+    return client.post(f"/v2/models/{name}/{operation}", json={"parameters": {"entities": entities, **parameters}})
+
+
+def test_the_services_own_purpose_opens_what_it_was_made_for(
+    client: httpx.Client, served: tuple[str, xgboost.Booster]
+) -> None:
+    answer = done(ask(client, served[0], explain=True))
+    assert "features_withheld" not in answer["parameters"]
+    assert answer["parameters"]["columns"][1] == f"bills{served[0]}__income"
+    assert answer["outputs"][0]["data"] == pytest.approx([1 / (1 + np.exp(-1.0))], abs=1e-6)
+
+
+def test_another_purpose_is_refused_and_the_refusal_says_what_would_help(
+    client: httpx.Client, served: tuple[str, xgboost.Booster]
+) -> None:
+    refused = ask(client, served[0], purpose="marketing")
+    assert (refused.status_code, refused.json()["code"]) == (403, "feature_masked"), refused.text
+    assert refused.json()["reasons"] == ["purpose_not_permitted"]
+    assert "parameters.on_withheld" in refused.json()["error"]
+
+
+def test_whoever_accepts_it_is_answered_without_what_is_withheld(
+    client: httpx.Client, served: tuple[str, xgboost.Booster]
+) -> None:
+    name, booster = served
+    expected = booster.predict(xgboost.DMatrix([[0.5, np.nan, -0.5]]), pred_contribs=True)[0]
+    answer = done(ask(client, name, operation="explain", purpose="marketing", on_withheld="mask"))
+    assert answer["parameters"]["columns"] == [f"use{name}__tenure", "withheld", f"use{name}__contract"]
+    assert answer["parameters"]["features_withheld"] == 1
+    found = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert [*found["contributions"], *found["base_value"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    predicted = done(ask(client, name, purpose="marketing", on_withheld="mask"))
+    assert predicted["parameters"]["features_withheld"] == 1
+    assert predicted["outputs"][0]["data"] == [None]  # this model has no answer without an income
