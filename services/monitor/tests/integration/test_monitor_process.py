@@ -14,7 +14,8 @@ import pytest
 from clave_common.migrations import migrate
 from clave_contracts.events import PREDICTION_STREAM
 from clave_monitor.storage.tables import metadata
-from clave_testing.servers import wait_until
+from clave_testing.servers import superuser_url, wait_until
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from redis import Redis
 
 pytestmark = pytest.mark.integration
@@ -67,27 +68,50 @@ def started(environment, tmp_path):
             process.wait(20)
 
 
+def send(redis_url, records):
+    with Redis.from_url(redis_url) as redis:
+        for i in range(0, len(records), 10):
+            body = orjson.dumps([r.model_dump(mode="json") for r in records[i : i + 10]])
+            redis.xadd(PREDICTION_STREAM, {"id": records[i].id, "body": body})
+
+
+def stored(environment):
+    with psycopg.connect(environment["CLAVE_MONITOR_DATABASE_URL"]) as connection:
+        return connection.execute("select count(*) from monitor.predictions").fetchone()[0]
+
+
+def test_postgres_that_goes_away_costs_no_prediction(started, environment, redis_url, traffic):
+    records, _ = traffic.records(1500, at=datetime.now(UTC))
+    started()
+    send(redis_url, records[:300])
+    wait_until(lambda: stored(environment) > 0, what="the first predictions")
+    send(redis_url, records[300:900])
+    superuser = superuser_url(environment["CLAVE_MONITOR_DATABASE_URL"])
+    name = conninfo_to_dict(superuser)["dbname"]
+    with psycopg.connect(make_conninfo(superuser, dbname="postgres"), autocommit=True) as connection:
+        connection.execute(f'alter database "{name}" allow_connections false')
+        try:
+            cut = connection.execute(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = %s", [name]
+            ).fetchone()
+            assert cut is not None
+            assert cut[0] > 0
+            send(redis_url, records[900:])
+        finally:
+            connection.execute(f'alter database "{name}" allow_connections true')
+    wait_until(lambda: stored(environment) == 1500, what="every prediction, once", seconds=30)
+
+
 def test_a_killed_monitor_loses_and_doubles_nothing(started, environment, redis_url, traffic):
-    redis = Redis.from_url(redis_url)
     records, _ = traffic.records(3000, at=datetime.now(UTC))
-
-    def send(part):
-        for i in range(0, len(part), 10):
-            body = orjson.dumps([r.model_dump(mode="json") for r in part[i : i + 10]])
-            redis.xadd(PREDICTION_STREAM, {"id": part[i].id, "body": body})
-
-    def stored():
-        with psycopg.connect(environment["CLAVE_MONITOR_DATABASE_URL"]) as connection:
-            return connection.execute("select count(*) from monitor.predictions").fetchone()[0]
-
     process = started()
-    send(records[:300])
-    wait_until(lambda: stored() > 0, what="the first predictions")
-    send(records[300:])
+    send(redis_url, records[:300])
+    wait_until(lambda: stored(environment) > 0, what="the first predictions")
+    send(redis_url, records[300:])
     process.send_signal(signal.SIGKILL)
     process.wait()
     started()
-    wait_until(lambda: stored() == 3000, what="every prediction, once")
+    wait_until(lambda: stored(environment) == 3000, what="every prediction, once")
     health = httpx.get(f"http://127.0.0.1:{environment['CLAVE_MONITOR_HTTP_PORT']}/v2/health/ready")
     assert health.status_code == 503
     assert set(health.json()["missing"]) == {"access"}
