@@ -368,13 +368,6 @@ def test_the_administrator_does_everything_but_what_only_services_do() -> None:
         assert "no_grant" not in found
 
 
-def test_whoever_oversees_reads_no_persons_features() -> None:
-    roles = shipped_bundle().data["roles"]
-    for role in ("auditor", "compliance-officer", "policy-admin", "tenant-admin", "approver", "viewer"):
-        for action in ("features:offline.read", "features:online.read", "drift:labelled.read"):
-            assert not permits(roles, role, action), (role, action)
-
-
 def test_every_shipped_permission_names_an_action_or_covers_one() -> None:
     bundle = shipped_bundle()
     for role, entry in bundle.data["roles"].items():

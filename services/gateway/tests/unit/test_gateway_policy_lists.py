@@ -6,6 +6,7 @@ import orjson
 import pytest
 import regorus
 from clave_common.access.policy_bundle import PolicyBundle
+from clave_gateway.domain.roles import permits
 from clave_gateway.policy_cases import run_cases
 from clave_testing.policies import CASES, bare, engine, question, reasons, sample_bundle, shipped_bundle
 
@@ -258,3 +259,10 @@ def test_a_row_is_included_by_its_tenants_choice_its_owner_or_the_platforms_audi
         ({"role": "viewer", "tenant": "*"}, None),
     ]:
         assert included({**private, "tenant": "rival"}, {**held, "namespaces": ["*"]}) == seen
+
+
+def test_whoever_oversees_reads_no_persons_features() -> None:
+    roles = shipped_bundle().data["roles"]
+    for role in ("auditor", "compliance-officer", "policy-admin", "tenant-admin", "approver", "viewer"):
+        for action in ("features:offline.read", "features:online.read", "drift:labelled.read"):
+            assert not permits(roles, role, action), (role, action)
