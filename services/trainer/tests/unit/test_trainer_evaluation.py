@@ -180,3 +180,19 @@ def test_attributes_with_many_levels_stay_bounded():
     assert all(each.figures[0].rows >= each.figures[-1].rows for each in found)
     assert family_confidence(found) == pytest.approx(1 - 0.05 / (PAIRS_MAX * (GROUPS_MAX - 1)))
     assert crossings({"a": ["x"] * 3}, chosen[:3], chosen[:3], rows_min=1) == []
+
+
+@pytest.mark.parametrize(
+    ("gaps", "metric", "limit"),
+    [
+        ({}, "statistical_parity_ratio", 0.8),
+        ({"senior": 0.3}, "true_positive_rate_gap", 0.3),
+        ({"senior": 0.3, "female": 0.2}, "true_positive_rate_gap", 0.2),
+        ({"senior": 0.3, "female x senior": 0.4}, "true_positive_rate_gap", 0.4),
+    ],
+)
+def test_a_pair_is_judged_as_its_attributes_are(gaps, metric, limit):
+    known = with_senior(frame(600))
+    policy = GatePolicy(true_positive_rate_gap_max=gaps).model_dump()
+    found = fairness_report(policy, known, known.outcomes).figures["female x senior"]
+    assert (found["judged_by"], found["limit"]) == (metric, limit)

@@ -17,6 +17,7 @@ import numpy as np
 from clave_trainer.domain.arrays import Bools
 from clave_trainer.domain.fairness import GroupFigures
 
+PAIR = " x "
 PAIRS_MAX = 10
 GROUPS_MAX = 40
 _FAMILY_ERROR = 0.05
@@ -37,11 +38,6 @@ class Crossing:
     levels: tuple[tuple[str, str], ...]
     figures: tuple[GroupFigures, ...]
     left_out: int
-
-    @property
-    def name(self) -> str:
-        """Name the pair as gates and cards do."""
-        return " x ".join(self.attributes)
 
     @property
     def comparisons(self) -> int:

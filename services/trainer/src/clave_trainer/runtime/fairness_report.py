@@ -1,8 +1,9 @@
 """Judge the groups of every protected attribute, and of every pair of them, and report slices for the card.
 
-Single attributes are judged by the measure that the policy names for them. A pair is judged by the parity ratio, or by
-the gap of true positive rates where the policy names the pair (``female x senior_citizen``); its intervals are
-simultaneous over all pairs, and intersections with few rows are left out and counted.
+Single attributes are judged by the measure that the policy names for them. A pair is judged by the gap of true positive
+rates where the policy names the pair (``female x senior_citizen``) or one of its attributes, by the strictest of their
+limits: where equal selection would be wrong for an attribute, it is wrong for its intersections too. Any other pair is
+judged by the parity ratio. The intervals of pairs are simultaneous; small intersections are left out and counted.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from clave_trainer.domain.fairness import (
     group_figures,
 )
 from clave_trainer.domain.gates import GateResult
-from clave_trainer.domain.intersections import Crossing, crossings, family_confidence
+from clave_trainer.domain.intersections import PAIR, Crossing, crossings, family_confidence
 from clave_trainer.runtime.frames import Frame
 
 
@@ -53,14 +54,14 @@ def fairness_report(policy: dict[str, Any], frame: Frame, selected: Bools) -> Fa
     report = FairnessReport()
     for attribute, values in frame.extras.items():
         figures = group_figures(values, frame.outcomes, selected)
-        _judge(report, policy, attribute, figures)
+        _judge(report, policy, (attribute,), figures)
         report.slices.extend({"attribute": attribute, "group": one.group, **_rates(one)} for one in figures)
     crossed = crossings(frame.extras, frame.outcomes, selected, rows_min=policy["group_rows_min"])
     confidence = family_confidence(crossed)
     for crossing in crossed:
         if crossing.comparisons:
             told = _told_of(crossing, sum(each.comparisons for each in crossed))
-            _judge(report, policy, crossing.name, crossing.figures, confidence=confidence, told=told)
+            _judge(report, policy, crossing.attributes, crossing.figures, confidence=confidence, told=told)
         report.slices.extend(
             {"groups": dict(zip(crossing.attributes, levels, strict=True)), **_rates(one)}
             for levels, one in zip(crossing.levels, crossing.figures, strict=True)
@@ -71,15 +72,14 @@ def fairness_report(policy: dict[str, Any], frame: Frame, selected: Bools) -> Fa
 def _judge(
     report: FairnessReport,
     policy: dict[str, Any],
-    name: str,
+    attributes: tuple[str, ...],
     figures: Sequence[GroupFigures],
     *,
     confidence: float = 0.95,
     told: str = "",
 ) -> None:
-    gaps, rows_min = policy["true_positive_rate_gap_max"], policy["group_rows_min"]
-    metric = FairnessMetric.TPR_GAP if name in gaps else FairnessMetric.PARITY_RATIO
-    rule = FairnessRule(name, metric, gaps.get(name, policy["parity_ratio_min"]), rows_min)
+    rule = _rule(policy, attributes)
+    name, metric, rows_min = rule.attribute, rule.metric, rule.group_rows_min
     shown = {
         each: compare_groups(
             figures,
@@ -102,6 +102,14 @@ def _judge(
         "verdict": str(gate.verdict),
         **{str(each): [_compared(one) for one in found] for each, found in shown.items()},
     }
+
+
+def _rule(policy: dict[str, Any], attributes: tuple[str, ...]) -> FairnessRule:
+    name, gaps = PAIR.join(attributes), policy["true_positive_rate_gap_max"]
+    limits = [gaps[name]] if name in gaps else [gaps[each] for each in attributes if each in gaps]
+    if limits:
+        return FairnessRule(name, FairnessMetric.TPR_GAP, min(limits), policy["group_rows_min"])
+    return FairnessRule(name, FairnessMetric.PARITY_RATIO, policy["parity_ratio_min"], policy["group_rows_min"])
 
 
 def _told_of(crossing: Crossing, comparisons: int) -> str:
