@@ -9,6 +9,7 @@ FastAPI but to call the two; such a route is called here, without the resolution
 """
 
 from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
 from typing import cast
 
 from fastapi import FastAPI
@@ -79,4 +80,6 @@ def _takes_request_and_caller(needs: Dependant) -> bool:
 
 def _answers_itself(route: APIRoute) -> bool:
     returned = route.endpoint.__annotations__.get("return")
+    if not iscoroutinefunction(route.endpoint):
+        return False  # FastAPI takes such a one to a thread
     return isinstance(returned, type) and issubclass(returned, Response) and route.status_code is None

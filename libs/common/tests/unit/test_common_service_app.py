@@ -188,7 +188,12 @@ async def test_a_route_of_a_request_and_its_caller_alone_is_decided_and_refused_
             raise NotFound("There is nothing here.")
         return Response(caller.subject_id)
 
+    @router.get("/threaded")
+    def threaded(request: Request, caller: Caller = governed("registry:model.read")) -> Response:
+        return Response(request.url.path)
+
     async with client(application(router, "registry:model.read")) as http:
+        assert (await http.get("/threaded", headers=GOOD)).text == "/threaded"
         answers = [await http.get("/plain", headers=GOOD), await http.get("/plain?broken=1", headers=GOOD)]
         answers += [await http.get("/plain"), await http.post("/plain", headers=GOOD)]
     async with client(application(router)) as http:
