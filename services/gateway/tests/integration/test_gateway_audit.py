@@ -182,3 +182,19 @@ async def test_names_that_no_column_can_hold_stop_nothing(log: Log) -> None:
     await log.sequencer.append([Entry("clave.audit", b"1-1", e.id, e.model_dump_json().encode()) for e in made])
     found = await log.service.verify()
     assert (found.damage, found.size) == (None, 32)
+
+
+async def test_a_log_that_grows_while_it_is_verified_is_not_called_truncated(log: Log) -> None:
+    done = asyncio.Event()
+
+    async def grow() -> None:
+        for number in range(1_000, 1_060):
+            await log.sequencer.append([entry(number)])
+        done.set()
+
+    growing = asyncio.create_task(grow())
+    findings = [await log.service.verify()]
+    while not done.is_set():
+        findings.append(await log.service.verify())
+    await growing
+    assert [found.damage for found in findings] == [None] * len(findings)

@@ -84,7 +84,11 @@ class AuditService:
         return visible_rows(clauses, tenant=audit_log.c.tenant, resource_id=audit_log.c.resource)
 
     async def verify(self) -> Finding:
-        """Recompute the whole log and compare it with its checkpoints and the witness."""
+        """Recompute the whole log and compare it with its checkpoints and the witness.
+
+        What was promised is read before what is there: the log grows meanwhile, and never shrinks.
+        """
+        leaves = self._witness.leaves()
         async with self._database.transaction() as tx:
             notes = [*await audit.list_checkpoints(tx.session), *self._witness.checkpoints()]
             entries = [
@@ -92,7 +96,7 @@ class AuditService:
             ]
         checkpoints, forged = self._genuine(notes)
         # beside the event loop: a long log takes seconds
-        finding = await asyncio.to_thread(verify_log, entries, checkpoints=checkpoints, witness=self._witness.leaves())
+        finding = await asyncio.to_thread(verify_log, entries, checkpoints=checkpoints, witness=leaves)
         if finding.damage is None and forged:
             detail = f"{forged} checkpoints carry no good signature and were left out"
             return Finding(finding.size, finding.root, detail=detail)
