@@ -122,8 +122,8 @@ def test_mlflows_other_prefixes_want_a_credential_too(stack: Stack) -> None:
     assert len(paths) > 40
     with httpx.Client(timeout=20) as client:
         for method, path in paths:
-            for other in ("/ajax-api", "/ajax-api/2.0", "/api/3.0"):
-                concrete = path.replace("/api/2.0" if "." in other else "/api", other, 1)
+            for other in ("/ajax-api/2.0", "/api/3.0"):
+                concrete = path.replace("/api/2.0", other, 1)
                 for base in (stack.url, registry):
                     answer = client.request(method, base + concrete)
                     assert answer.status_code in {401, 404, 405}, (method, concrete, answer.status_code)

@@ -23,6 +23,8 @@ from clave_contracts.events import AUDIT_STREAM, PREDICTION_STREAM, event_stream
 from clave_testing.servers import wait_until
 from clave_testing.stack import Stack
 from clave_trainer.doorbell import DOORBELL, create_celery, queue_of
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 KEY_PREFIX = create_celery("redis://x").conf.broker_transport_options["global_keyprefix"]
@@ -209,7 +211,7 @@ class TestStores:
         layout = Layout.at(stack.data_dir)
         assert layout.valkey_socket.stat().st_mode & 0o077 == 0
         with (
-            redis.Redis(unix_socket_path=str(layout.valkey_socket)) as client,
+            redis.Redis(unix_socket_path=str(layout.valkey_socket), retry=Retry(NoBackoff(), 0)) as client,
             pytest.raises(redis.AuthenticationError),
         ):
             client.ping()
