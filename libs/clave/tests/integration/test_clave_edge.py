@@ -121,7 +121,10 @@ class Running:
                 edge.Edge("127.0.0.1", self.port, edge.LOCAL_DOMAINS, str(self.admin), upstreams, "the-proof", **parts)
             )
         )
-        self.process = subprocess.Popen([sys.executable, "-m", "clave.stack.edge_process", self.file, folder])
+        self.log = folder / "edge.log"
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "clave.stack.edge_process", self.file, folder]
+            self.process = subprocess.Popen(command, stderr=log)
         wait_until(self.accepts, what="the edge's port", seconds=30)
 
     def accepts(self) -> bool:
@@ -254,6 +257,24 @@ class TestHeaders:
         answer = httpx.post(url, headers={"mode": "break"}, content=b"")
         assert answer.status_code == 503
         assert len(upstream.seen) == before + 1
+
+
+def test_a_failure_between_edge_and_service_is_logged_with_its_reason_and_nothing_else_is(running):
+    url = f"http://127.0.0.1:{running.port}"
+    assert httpx.get(f"{url}/v2").status_code == 200
+    unknown = httpx.get(f"{url}/nowhere")
+    assert httpx.post(f"{url}/v2/models/m/infer", headers={"mode": "text"}).status_code == 503  # the service's own
+    secret = {"authorization": "Bearer clave_secret", "mode": "break"}
+    broken = httpx.post(f"{url}/v2/models/m/infer?word=1", headers=secret, content=b"values").json()["request_id"]
+    wait_until(lambda: broken in running.log.read_text(), what="the line of the failure", seconds=20)
+    text = running.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    line = next(line for line in lines if line["request_id"] == broken)
+    assert (line["service"], line["method"], line["status"], line["flags"]) == ("inference", "POST", 503, "UC")
+    assert "connection_termination" in line["details"]
+    assert {line["event"] for line in lines} == {"edge_failure"}
+    assert unknown.json()["request_id"] not in text
+    assert not any(word in text for word in ("secret", "values", "word", "/infer"))
 
 
 def test_the_administration_listens_on_a_private_socket_only(running):

@@ -113,6 +113,7 @@ class EdgeProcess:
                     *("-c", str(self._configuration)),
                     *("--concurrency", str(self._concurrency)),
                     *("--log-level", "warning"),
+                    *("--file-flush-interval-msec", "500"),
                     *("--restart-epoch", str(self._epoch)),
                     *identity,
                     *("--socket-path", str(self._sockets / "envoy"), "--socket-mode", "600"),
