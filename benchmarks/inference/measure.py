@@ -70,17 +70,17 @@ def log_of(server: Contestant, work: Path) -> Path:
     return work / f"{re.sub('[^a-z0-9]+', '-', server.name.lower())}.log"
 
 
-def ask(server: Contestant, work: Path) -> bytes:
+def ask(server: Contestant, work: Path, *, timeout_s: float = 5.0) -> bytes:
     """Ask once; raises OSError or RpcError where there is no answer."""
     body = first_body(work / f"{server.bodies}.bodies")
     if not server.grpc:
         request = urllib.request.Request(f"http://127.0.0.1:{server.port}{server.path}", body, server.headers)
-        answer: bytes = urllib.request.urlopen(request, timeout=5).read()
+        answer: bytes = urllib.request.urlopen(request, timeout=timeout_s).read()
         return answer
     metadata = [(name, value) for name, value in server.headers.items() if name != "content-type"]
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         infer = channel.unary_unary(METHOD, None, pb.ModelInferResponse.FromString)
-        reply = infer(first_body(work / "grpc.bodies"), timeout=5, metadata=metadata)
+        reply = infer(first_body(work / "grpc.bodies"), timeout=timeout_s, metadata=metadata)
     raw = reply.raw_output_contents
     found = np.frombuffer(raw[0], np.float32) if raw else np.array(reply.outputs[0].contents.fp32_contents)
     return str(found).encode()
