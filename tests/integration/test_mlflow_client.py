@@ -74,6 +74,10 @@ def test_a_run_keeps_params_metrics_with_history_tags_inputs_and_artifacts(
             mlflow.log_metric("auc", 0.5 + step / 10, step=step)
         mlflow.log_metrics({"nan": float("nan"), "inf": float("inf")})
         mlflow.log_metric("later", 1.0, synchronous=False).wait()
+        for step in range(50):
+            mlflow.log_metrics({"loss": 1 / (step + 1)}, step=step, synchronous=False)
+        mlflow.log_params({"async": "yes"}, synchronous=False)
+        mlflow.flush_async_logging()
         mlflow.set_tags({"team": "growth", "a/b c": "odd"})
         features, _ = data()
         mlflow.log_input(mlflow.data.from_numpy(features, name="churn"), context="training")
@@ -85,7 +89,8 @@ def test_a_run_keeps_params_metrics_with_history_tags_inputs_and_artifacts(
             mlflow.log_metric("child", 1)
     found = client.get_run(run.info.run_id)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "first")
-    assert found.data.params == {"depth": "3", "eta": "0.1"}
+    assert found.data.params == {"depth": "3", "eta": "0.1", "async": "yes"}
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == list(range(50))
     assert (found.data.metrics["auc"], np.isnan(found.data.metrics["nan"])) == (0.9, True)
     assert (found.data.tags["a/b c"], found.inputs.dataset_inputs[0].dataset.name) == ("odd", "churn")
     history = client.get_metric_history(run.info.run_id, "auc")
@@ -162,12 +167,18 @@ def test_an_xgboost_model_is_registered_found_and_loaded_by_every_address(
     assert (version.status, version.run_id) == ("READY", run.info.run_id)
     second = mlflow.register_model(f"runs:/{run.info.run_id}/model", name, tags={"from": "run"})
     assert second.version == "2"
+    third = mlflow.register_model(f"models:/{logged.model_id}", name)
+    assert (third.version, third.run_id) == ("3", run.info.run_id)
     client.set_registered_model_alias(name, "champion", "1")
+    client.transition_model_version_stage(name, "2", "Production")
+    copied = client.copy_model_version(f"models:/{name}/1", name_of("copied"))
     expected = booster.predict(xgboost.DMatrix(features))
     addresses = [
         f"models:/{name}/1",
         f"models:/{name}@champion",
         f"models:/{name}/latest",
+        f"models:/{name}/Production",
+        f"models:/{copied.name}/{copied.version}",
         f"models:/{logged.model_id}",
     ]
     for address in (*addresses, f"runs:/{run.info.run_id}/model"):
@@ -176,6 +187,59 @@ def test_an_xgboost_model_is_registered_found_and_loaded_by_every_address(
     models = mlflow.search_logged_models([experiment], filter_string="metrics.auc > 0.8", output_format="list")
     assert [model.model_id for model in models] == [logged.model_id]
     assert client.get_run(run.info.run_id).outputs.model_outputs[0].model_id == logged.model_id
+
+
+def test_logged_models_are_searched_in_order_and_pages_tagged_and_deleted(
+    client: MlflowClient, experiment: str
+) -> None:
+    made = []
+    for number in range(5):
+        model = client.create_logged_model(
+            experiment, name=f"grün {number}", params={"depth": str(number)}, tags={"odd": str(number % 2)}
+        )
+        with mlflow.start_run():
+            mlflow.log_metric("auc", number / 10, model_id=model.model_id)
+        made.append(client.finalize_logged_model(model.model_id, "READY").model_id)
+    order = [{"field_name": "metrics.auc", "ascending": False}]
+    page = client.search_logged_models([experiment], order_by=order, max_results=2)
+    seen = [model.model_id for model in page]
+    while page.token:
+        page = client.search_logged_models([experiment], order_by=order, max_results=2, page_token=page.token)
+        seen += [model.model_id for model in page]
+    assert seen == list(reversed(made))
+
+    def names(expression: str) -> list[str]:
+        found = client.search_logged_models(
+            [experiment], expression, order_by=[{"field_name": "creation_time", "ascending": True}]
+        )
+        return [model.name[-1] for model in found]
+
+    assert names("params.depth = '3'") == ["3"]
+    assert names("tags.odd = '1' AND metrics.auc >= 0.2") == ["3"]
+    assert names("name = 'grün 4'") == ["4"]
+    client.set_logged_model_tags(made[0], {"kept": "yes"})
+    client.delete_logged_model_tag(made[0], "odd")
+    tags = client.get_logged_model(made[0]).tags
+    assert (tags["kept"], "odd" in tags) == ("yes", False)
+    client.delete_logged_model(made[4])
+    assert names("") == list("0123")
+
+
+def test_registered_models_and_experiments_are_paged_in_order(client: MlflowClient) -> None:
+    prefix = name_of("page")
+    for number in range(5):
+        client.create_registered_model(f"{prefix} ü{number}")
+        client.create_experiment(f"{prefix} ü{number}", tags={"prefix": prefix})
+    expression, order = f"name LIKE '{prefix}%'", ["name DESC"]
+    for search in (client.search_registered_models, client.search_experiments):
+        page = search(filter_string=expression, order_by=order, max_results=2)
+        seen = [found.name[-1] for found in page]
+        while page.token:
+            page = search(filter_string=expression, order_by=order, max_results=2, page_token=page.token)
+            seen += [found.name[-1] for found in page]
+        assert seen == list("43210")
+    with pytest.raises(MlflowException, match="position 5"):
+        client.search_registered_models("name ~ 'x'")
 
 
 def test_sklearn_and_onnx_flavours_are_kept_and_only_the_pickled_one_is_unsafe(
