@@ -1,7 +1,7 @@
 """Operations on runs: create, read, change, search, and what is logged to them."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -203,7 +203,7 @@ async def active_run(tx: Transaction, caller: Caller, fields: Fields) -> RowMapp
     return row
 
 
-async def _complete(database: Database, found: Sequence[Mapping[str, Any]]) -> list[Message]:
+async def _complete(database: Database, found: Sequence[messages.Row]) -> list[Message]:
     of = await rows.belongings_of(database, [row["run_id"] for row in found])
     return [
         messages.run(

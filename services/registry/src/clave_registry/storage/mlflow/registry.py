@@ -107,7 +107,8 @@ async def search_versions(
     )
     async with database.transaction() as tx:
         found, following = await page(tx, statement, [*terms, Term(versions.c.version, descending=True)], asked)
-    return [(row[0], row[1], ShownVersion(*row[2 : len(_SHOWN) + 2])) for row in found], following
+    rows: list[tuple[Any, ...]] = [tuple(row) for row in found]
+    return [(row[0], row[1], ShownVersion(*row[2 : len(_SHOWN) + 2])) for row in rows], following
 
 
 async def latest(tx: Transaction, model_ids: Sequence[str]) -> list[VersionRow]:
