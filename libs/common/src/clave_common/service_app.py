@@ -14,7 +14,7 @@ from clave_common.access.middleware import AccessMiddleware
 from clave_common.access.routes import open_route, require_governed_routes
 from clave_common.access.verification import CredentialVerifier
 from clave_common.body_limit import BodyLimitMiddleware
-from clave_common.http_metrics import MetricsMiddleware, metrics_of
+from clave_common.http_metrics import MetricsMiddleware, record_of
 from clave_common.problems import install_problem_handlers
 from clave_common.readiness import Check, missing_dependencies
 from clave_common.route_index import index_routes
@@ -67,7 +67,7 @@ def create_service_app(
     for router in routers:
         app.include_router(router)
     app.include_router(_operations(service, app, checks, registry))
-    app.add_middleware(MetricsMiddleware, metrics=metrics_of(service, registry))
+    app.add_middleware(MetricsMiddleware, record=record_of(service, registry))
     app.add_middleware(BodyLimitMiddleware, bytes_max=body_bytes_max, streaming_prefixes=tuple(streaming_prefixes))
     app.add_middleware(AccessMiddleware, verifier=verifier, service=service)
     require_governed_routes(app)
