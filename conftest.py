@@ -13,8 +13,8 @@ from clave_testing.stack import Stack, shared_stack
 
 def pytest_configure(config: pytest.Config) -> None:
     # As services log: structlog's own choice draws every local variable of a traceback, which takes half a minute.
-    plain = [structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()]
-    structlog.configure(processors=plain)
+    plain = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
+    structlog.configure(processors=[*plain, structlog.dev.ConsoleRenderer(colors=False)])
     if not hasattr(config, "workerinput"):
         config.stash[_root] = servers.make_session_root()
 

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 from clave.failures import EnvironmentFailure
-from clave.stack.ports import PUBLIC_PORT, SERVICE_PORTS, is_free, plan_ports, read_ports, record_ports
+from clave.stack.ports import PUBLIC_PORT, SERVICE_PORTS, Reservations, is_free, plan_ports, read_ports, record_ports
 
 NAMES = ("gateway", "registry", "inference", "inference.grpc")
 OTHERS_PORTS = {3000, 5000, 8000, 8080, 9000}
@@ -44,6 +44,20 @@ def test_every_name_has_a_port_of_its_own_in_the_quiet_range(tmp_path):
     assert len(set(chosen)) == len(chosen)
     assert all(port in SERVICE_PORTS for port in plan.services.values())
     assert not OTHERS_PORTS & set(chosen)
+
+
+def test_stacks_that_start_at_the_same_moment_choose_different_ports(tmp_path):
+    with Reservations() as first, Reservations() as second:
+        plans = [
+            plan_ports(explicit=None, names=NAMES, record=tmp_path / "ports.json", seed=7, take=one.take)
+            for one in (first, second)
+        ]
+        one, other = ({plan.public, *plan.services.values()} for plan in plans)
+        assert not one & other
+        assert plans[1].holder == "another stack that is starting"
+    with Reservations() as third:
+        again = plan_ports(explicit=None, names=NAMES, record=tmp_path / "ports.json", seed=7, take=third.take)
+    assert again == plans[0]
 
 
 def test_the_default_is_the_documented_port():

@@ -18,7 +18,7 @@ from clave.failures import EnvironmentFailure, NotRunning, StartFailed, TimedOut
 from clave.stack import health, local_edge, postgres, processes
 from clave.stack.layout import SERVICES, Layout
 from clave.stack.options import StackOptions, read_options, record_options
-from clave.stack.ports import PortPlan, plan_ports, read_ports, record_ports
+from clave.stack.ports import PortPlan, Reservations, plan_ports, read_ports, record_ports
 from clave.stack.programs import (
     infrastructure,
     port_names,
@@ -80,7 +80,7 @@ def start(
     """
     began = time.monotonic()
     layout.create()
-    with _alone(layout):
+    with _alone(layout), Reservations() as reserved:
         running = _running(layout)
         options = options or read_options(layout)
         if running is not None and not _is_half_started(running[0]):
@@ -89,7 +89,7 @@ def start(
         _clear_leftovers(layout, tell)
         passwords = ensure_secrets(layout.secrets, services)
         record_options(layout, options)
-        ports = _choose_ports(layout, port, services, tell)
+        ports = _choose_ports(layout, port, services, reserved, tell)
         supervisor = _start_infrastructure(layout, passwords, ports, services, tell)
         try:
             _start_services(layout, supervisor, passwords, ports, services, tell)
@@ -215,9 +215,13 @@ def _clear_leftovers(layout: Layout, tell: Tell) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _choose_ports(layout: Layout, port: int | None, services: tuple[str, ...], tell: Tell) -> PortPlan:
+def _choose_ports(
+    layout: Layout, port: int | None, services: tuple[str, ...], reserved: Reservations, tell: Tell
+) -> PortPlan:
     record = layout.run / "ports.json"
-    ports = plan_ports(explicit=port, names=port_names(services), record=record, seed=int(layout.stack_id, 16))
+    ports = plan_ports(
+        explicit=port, names=port_names(services), record=record, seed=int(layout.stack_id, 16), take=reserved.take
+    )
     if ports.moved_from is not None:
         tell(f"port {ports.moved_from} is taken by {ports.holder}; using {ports.public} instead")
     record_ports(ports, record)

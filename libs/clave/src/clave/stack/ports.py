@@ -10,10 +10,12 @@ Ports 3000, 5000, 8000, 8080 and 9000 are never chosen: other developers' tools 
 
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import psutil
 
@@ -53,12 +55,57 @@ def is_free(port: int) -> bool:
         return True
 
 
+class Reservations:
+    """Keeps the chosen ports from other stacks that start at the same moment.
+
+    Nobody listens on a port between its choice and its server's start, and servers that share their port
+    (``SO_REUSEPORT``: the edge, several workers) would not even fail but answer for each other's stack. What is held is
+    the name of an abstract unix socket: such names live in a network namespace, as ports do, and go with their process.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in self._held:
+            name.close()
+
+    def take(self, port: int) -> bool:
+        """Reserve a port; False when somebody listens there or another start has it."""
+        name = _reserved(port)
+        if name is None:
+            return False
+        if not is_free(port):
+            name.close()
+            return False
+        self._held.append(name)
+        return True
+
+
+def _reserved(port: int) -> socket.socket | None:
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        name.bind(f"\0clave-port-{port}")
+    except OSError:
+        name.close()
+        return None
+    return name
+
+
 def holder_of(port: int) -> str:
     """Name the process that listens on a port, such as ``nginx (pid 812)``.
 
     Returns:
-        The process's name and id, or a sentence saying that it belongs to another user.
+        The process's name and id, or a sentence saying that it belongs to another user or to a stack that is starting.
     """
+    if (name := _reserved(port)) is None:
+        return "another stack that is starting"
+    name.close()
     for connection in psutil.net_connections(kind="tcp"):
         if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
             continue
@@ -71,7 +118,14 @@ def holder_of(port: int) -> str:
     return "a process of another user"
 
 
-def plan_ports(*, explicit: int | None, names: Iterable[str], record: Path, seed: int = 0) -> PortPlan:
+def plan_ports(
+    *,
+    explicit: int | None,
+    names: Iterable[str],
+    record: Path,
+    seed: int = 0,
+    take: Callable[[int], bool] = is_free,
+) -> PortPlan:
     """Choose the ports of a start.
 
     Args:
@@ -79,6 +133,7 @@ def plan_ports(*, explicit: int | None, names: Iterable[str], record: Path, seed
         names: What needs a loopback port.
         record: File with the choice of the last start; missing is fine.
         seed: Where in the ranges to begin; the same for the same stack.
+        take: Says whether a port may be used, and keeps it.
 
     Raises:
         EnvironmentFailure: The explicit port is taken, or no port is free.
@@ -86,20 +141,23 @@ def plan_ports(*, explicit: int | None, names: Iterable[str], record: Path, seed
     last: dict[str, int] = _read(record)
     wanted = explicit if explicit is not None else last.get("public", PUBLIC_PORT)
     public, moved_from, holder = wanted, None, ""
-    if not is_free(wanted):
+    if not take(wanted):
         holder = holder_of(wanted)
         if explicit is not None:
             raise EnvironmentFailure(
                 f"Port {explicit} is taken by {holder}.",
                 remedy="Give another one with --port N, or leave --port out: clave then takes a free one.",
             )
-        public, moved_from = _first_free(_PUBLIC_FALLBACK, taken=set(), seed=seed), wanted
+        public, moved_from = _first_free(_PUBLIC_FALLBACK, taken=set(), seed=seed, take=take), wanted
     taken = {public}
     services: dict[str, int] = {}
     for name in names:
         before = last.get(name)
-        reusable = before is not None and before not in taken and is_free(before)
-        port = before if before is not None and reusable else _first_free(SERVICE_PORTS, taken=taken, seed=seed)
+        reusable = before is not None and before not in taken and take(before)
+        if before is not None and reusable:
+            port = before
+        else:
+            port = _first_free(SERVICE_PORTS, taken=taken, seed=seed, take=take)
         services[name] = port
         taken.add(port)
     return PortPlan(public=public, services=services, moved_from=moved_from, holder=holder)
@@ -126,10 +184,10 @@ def _read(record: Path) -> dict[str, int]:
     return {str(name): int(port) for name, port in known.items()} if isinstance(known, dict) else {}
 
 
-def _first_free(candidates: range, *, taken: set[int], seed: int) -> int:
+def _first_free(candidates: range, *, taken: set[int], seed: int, take: Callable[[int], bool]) -> int:
     start = seed % len(candidates)
     for port in chain(candidates[start:], candidates[:start]):
-        if port not in taken and is_free(port):
+        if port not in taken and take(port):
             return port
     raise EnvironmentFailure(
         "No port of clave's range (27320 to 27919) is free.",
