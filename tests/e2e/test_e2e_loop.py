@@ -203,6 +203,7 @@ def documented() -> list:
         ROOT / "README.md",
         ROOT / "docs" / "quickstart.md",
         *sorted((ROOT / "docs" / "services").glob("*.md")),
+        *sorted((ROOT / "docs" / "guides").glob("*.md")),
     ):
         if not page.exists():
             continue
