@@ -165,6 +165,26 @@ async def test_a_registered_version_is_served_from_its_pinned_files_and_its_fold
 
 
 @pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("model.onnx", onnx_model(domain="com.evil")),
+        ("model.ubj", b"{L no booster"),
+        ("data/weights.safetensors", b"\xff" * 16),
+    ],
+)
+async def test_models_that_are_not_what_they_claim_are_kept_and_cannot_be_deployed(
+    bench: Bench, path: str, data: bytes
+) -> None:
+    files = {"MLmodel": b"flavors: {}", "model.onnx": onnx_model(), path: data}
+    model_id = await logged_model(bench, files)
+    await post(bench, "registered-models/create", {"name": "churn"})
+    await post(bench, "model-versions/create", {"name": "churn", "source": f"models:/{model_id}"})
+    own = (await bench.call("user:eve", "GET", "/api/registry/v1/models/churn/versions/1", expect=200)).json()
+    assert own["signature"]["inputs"] == own["signature"]["outputs"] == []
+    assert f"'{path}' cannot be registered" in own["status_reason"]
+
+
+@pytest.mark.parametrize(
     "source",
     [
         "/etc/passwd",

@@ -1,6 +1,7 @@
-"""Registers a version from MLflow's ``source``: finds its files, pins them, looks into its ONNX graph."""
+"""Registers a version from MLflow's ``source``: finds its files, looks into its models, pins them."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from clave_common.errors import Aborted, InvalidArgument
 from clave_contracts.events import AuditEntry, Event
 from sqlalchemy import RowMapping
 
-from clave_registry.domain.manifest import Artifact, Manifest
+from clave_registry.domain.manifest import Artifact, Manifest, model_format
 from clave_registry.domain.version import Stage
 from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.logged_models import logged_model_of
@@ -29,13 +30,16 @@ from clave_registry.mlflow.sources import (
 )
 from clave_registry.mlflow.values import REGISTRY_TAG_CHARACTERS_MAX, Fields, invalid, key_values
 from clave_registry.mlflow.version_messages import version_message
-from clave_registry.runtime.model_inspector import UnsafeModel
+from clave_registry.runtime.model_inspector import ModelFacts, UnsafeModel
 from clave_registry.services.governance import change_entry, news, tenant_of
 from clave_registry.storage import versions
 from clave_registry.storage.mlflow import artifacts, statements
 from clave_registry.storage.mlflow import logged_models as logged_rows
 from clave_registry.storage.mlflow import runs as run_rows
 from clave_registry.storage.records import ShownVersion
+
+Digests = Mapping[str, str]
+"""Digest of each model file, by its path."""
 
 GRAPH = "model.onnx"
 _NO_SIGNATURE: dict[str, Any] = {"inputs": [], "outputs": []}
@@ -77,12 +81,12 @@ class Registration:
         async with self._context.database.transaction() as tx:
             await model_of(tx, caller, fields)
             origin = await _origin(tx, caller, fields, source)
-            graph = await _graph(tx, caller, origin)
+            models = await _models(tx, caller, origin)
         if origin.folder is None:
             return await self._registered(self._context.database, caller, fields, origin)
-        signature, reason = (_NO_SIGNATURE, "") if graph is None else await self._look_into(graph)
+        signature, reason = await self._look_into(models, folder=origin.folder)
         async with self._context.database.transaction() as tx:
-            digest = await _pinned(tx, caller, origin.folder, graph=graph["digest"] if graph is not None else None)
+            digest = await _pinned(tx, caller, origin.folder, models=models)
             pinned = replace(origin, manifest_digest=digest)
             return await self._registered(tx, caller, fields, pinned, signature=signature, reason=reason)
 
@@ -126,15 +130,27 @@ class Registration:
         shown = ShownVersion("", number, legacy_stage="None", **{name: columns[name] for name in _SHOWN})
         return {"model_version": version_message(model, shown, ())}
 
-    async def _look_into(self, graph: RowMapping) -> tuple[dict[str, Any], str]:
-        try:
-            digest = graph["digest"]
-            facts = await self._context.inspector.inspect(self._context.store.read(digest), path=GRAPH, digest=digest)
-        except UnsafeModel as refusal:  # it may be kept, and can never be deployed: it has no signature
-            return _NO_SIGNATURE, refusal.detail
-        inputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.inputs]
-        outputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.outputs]
-        return {"inputs": inputs, "outputs": outputs}, ""
+    async def _look_into(self, models: Digests, *, folder: str) -> tuple[dict[str, Any], str]:
+        """Give the graph's signature, or why the version may be kept and can never be deployed: it has none then."""
+        signature, faults = _NO_SIGNATURE, []
+        for path, digest in models.items():
+            name = path[len(folder) + 1 :]
+            try:
+                facts = await self._context.inspector.inspect(
+                    self._context.store.read(digest), path=name, digest=digest
+                )
+            except UnsafeModel as refusal:
+                faults.append(refusal.detail)
+                continue
+            if name == GRAPH:
+                signature = _signature(facts)
+        return (_NO_SIGNATURE, " ".join(faults)) if faults else (signature, "")
+
+
+def _signature(facts: ModelFacts) -> dict[str, Any]:
+    inputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.inputs]
+    outputs = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in facts.outputs]
+    return {"inputs": inputs, "outputs": outputs}
 
 
 def _registration_told(caller: Caller, model: str, *, digest: str, run_id: str | None) -> tuple[AuditEntry, Event]:
@@ -201,21 +217,26 @@ async def _require_inside(
         )
 
 
-async def _graph(tx: Transaction, caller: Caller, origin: Origin) -> RowMapping | None:
+async def _models(tx: Transaction, caller: Caller, origin: Origin) -> Digests:
+    """Find the files of formats that are looked into: ONNX, XGBoost, safetensors."""
     if origin.folder is None:
-        return None
-    return await artifacts.find(tx, tenant_of(caller), f"{origin.folder}/{GRAPH}")
+        return {}
+    return _of_models(await artifacts.below(tx, tenant_of(caller), origin.folder))
 
 
-async def _pinned(tx: Transaction, caller: Caller, folder: str, *, graph: str | None) -> str:
-    """Pin a folder's files; only with the graph that was looked into.
+def _of_models(files: Sequence[RowMapping]) -> Digests:
+    return {row["path"]: row["digest"] for row in files if model_format(row["path"]) is not None}
+
+
+async def _pinned(tx: Transaction, caller: Caller, folder: str, *, models: Digests) -> str:
+    """Pin a folder's files; only with the models that were looked into.
 
     Raises:
-        Aborted: Somebody put another graph there meanwhile.
+        Aborted: Somebody put another model there meanwhile.
     """
     await artifacts.hold_still(tx, tenant_of(caller))
     files = await artifacts.below(tx, tenant_of(caller), folder)
-    if graph != next((row["digest"] for row in files if row["path"] == f"{folder}/{GRAPH}"), None):
+    if models != _of_models(files):
         raise Aborted("The files were changed while they were looked into; register again.")
     if not files:
         return EMPTY_MANIFEST
