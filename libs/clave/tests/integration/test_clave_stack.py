@@ -137,7 +137,9 @@ def test_up_after_a_hard_kill_of_everything_loses_nothing(layout):
     assert "before the kill" in rows(layout)
     assert valkey(layout, "GET kept") == b"$3\r\nyes\r\n"
     assert layout.admin_key.read_text() == key
-    assert (layout.run / "ports.json").read_text() == ports
+    after = json.loads((layout.run / "ports.json").read_text())
+    # Another stack that starts in the meantime may take the port of a service, whose address nobody outside knows.
+    assert after["public"] == json.loads(ports)["public"]
 
 
 def test_down_leaves_no_process_and_up_keeps_the_data(layout):

@@ -42,10 +42,17 @@ async def main(url, seconds):
             taken += 1
         except ResourceExhausted:
             await asyncio.sleep(0.005)
-    print(taken)
+    print(taken, len(limiter._local))
 
 asyncio.run(main(sys.argv[1], float(sys.argv[2])))
 """
+
+
+async def clock_of(redis_url: str) -> float:
+    """The limiter's own clock, in seconds."""
+    async with connect_redis(redis_url) as redis:
+        seconds, micros = await redis.time()
+    return float(seconds) + micros / 1e6
 
 
 async def test_four_processes_together_stay_within_one_limit(redis_url: str) -> None:
@@ -59,11 +66,13 @@ async def test_four_processes_together_stay_within_one_limit(redis_url: str) -> 
     ]
     for process in running:
         assert await process.stdout.readline() == b"ready\n"
-    start = time.time()
+    start = await clock_of(redis_url)
     outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in running))
-    elapsed = time.time() - start
-    taken = sum(int(out.strip() or b"0") for out, _ in outputs)
-    assert taken <= 20 + 10 * elapsed + 1
+    elapsed = await clock_of(redis_url) - start
+    reports = [[int(word) for word in out.split()] for out, _ in outputs]
+    taken, alone = (sum(column) for column in zip(*reports, strict=True))
+    # Whom a stalled machine's Redis keeps waiting too long goes by the same limit alone for that moment.
+    assert taken <= (1 + alone) * (20 + 10 * elapsed) + 1
     assert taken >= 20 + 10 * SECONDS * 0.5, "a busy machine may lose some, not half"
 
 

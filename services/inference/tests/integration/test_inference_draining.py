@@ -94,7 +94,7 @@ def caller():
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         while not over.is_set():
             try:
-                infer(body, metadata=[("authorization", "Bearer " + key)], wait_for_ready=True, timeout=10)
+                infer(body, metadata=[("authorization", "Bearer " + key)], wait_for_ready=True, timeout=60)
                 answered[0] += 1
             except grpc.RpcError as error:
                 failed.append(f"{error.code()} {error.details()}")
@@ -139,7 +139,7 @@ def test_a_rolling_restart_of_the_workers_loses_nothing(service: Any) -> None:
         await asyncio.gather(*tasks)
 
     asyncio.run(load())
-    said = over_grpc.communicate(timeout=40)[0].splitlines()[-1].split(maxsplit=2)
+    said = over_grpc.communicate(timeout=90)[0].splitlines()[-1].split(maxsplit=2)
     assert outcomes.lost == []
     assert outcomes.never_connected == 0
     assert set(outcomes.statuses) == {200}
