@@ -26,17 +26,17 @@ def scores(answer: object) -> list[float]:
 
 async def main(url: str, address: str, key: str, columns: int) -> None:
     rows = np.linspace(-1, 1, columns, dtype=np.float32).reshape(1, columns)
-    headers = {"authorization": f"Bearer {key}"}
+    headers = {"authorization": f"Bearer {key}"}  # its client writes into the headers that it is given
     rest = InferenceRESTClient(RESTConfig(protocol="v2"))
     assert await rest.is_server_live(url)
     assert await rest.is_server_ready(url)
-    assert await rest.is_model_ready(url, "churn", headers=headers)
+    assert await rest.is_model_ready(url, "churn", headers=dict(headers))
     found = {}
     for name, binary in (("rest", False), ("rest, binary", True)):
-        answer = await rest.infer(url, request(rows, binary=binary), headers=headers, model_name="churn")
+        answer = await rest.infer(url, request(rows, binary=binary), headers=dict(headers), model_name="churn")
         found[name] = scores(answer)
     try:
-        await rest.infer(url, request(rows[:, :1], binary=False), headers=headers, model_name="churn")
+        await rest.infer(url, request(rows[:, :1], binary=False), headers=dict(headers), model_name="churn")
     except Exception as refusal:  # noqa: BLE001  whatever the client raises, its text counts
         said = str(refusal)
     else:
