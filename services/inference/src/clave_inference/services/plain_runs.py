@@ -27,6 +27,7 @@ from clave_inference.runtime.batcher import Batcher, computed
 from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admission, Admissions, Credential
 from clave_inference.services.prediction_log import PredictionLog
+from clave_inference.services.prediction_records import AnsweredRows
 from clave_inference.services.serving import ServingTable, Target
 
 _log = get_logger(__name__)
@@ -88,12 +89,7 @@ Arrival = tuple[Asker, Head, bytes, int, float]
 
 
 class PlainRuns:
-    """The plain rows of one process; see the module.
-
-    Args:
-        table: What is served now.
-        rows_per_run_max: Rows of one run.
-    """
+    """The plain rows of one process; see the module."""
 
     def __init__(
         self,
@@ -196,17 +192,18 @@ class PlainRuns:
         ended = time.monotonic()
         next_id = self._ids.next
         ids = [next_id() for _ in ready]
-        self._log.add_rows(  # first: an answer given is an answer on record
-            target,
-            "rest",
-            feed,
-            outputs,
+        answered = AnsweredRows(
+            target=target,
+            protocol="rest",
+            rows=feed,
+            outputs=outputs,
             ids=ids,
             principals=[admission.caller.subject_id for admission in admitted],
             traces=None,
             began=[began for _, _, _, _, began in ready],
             ended=ended,
         )
+        self._log.add_rows(answered)  # first: an answer given is an answer on record
         render = target.template.render
         last: Admission | None = None
         headers = b""

@@ -8,15 +8,13 @@ could hold is counted; nothing is lost in silence.
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from clave_common.background import Background
 from clave_common.ids import new_id
 from clave_common.logs import get_logger
 from clave_common.redis_client import REDIS_AWAY
 from clave_contracts.events import PREDICTION_STREAM
-from numpy.typing import NDArray
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
@@ -24,12 +22,12 @@ from clave_inference.domain.routing import ArmRole
 from clave_inference.metrics import PredictionMetrics
 from clave_inference.services.call import Call
 from clave_inference.services.prediction_records import (
+    AnsweredRows,
     Piece,
     RunKinds,
     batches,
     recovered,
 )
-from clave_inference.services.serving import Target
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool, SpoolFull
 
@@ -139,45 +137,9 @@ class PredictionLog:
             _log.warning("prediction_journal_recovered", records=records, damaged_pieces=len(forms) - len(sound))
         self._journal.clear()
 
-    def add_rows(
-        self,
-        target: Target,
-        protocol: str,
-        rows: NDArray[Any],
-        outputs: Sequence[NDArray[Any]],
-        *,
-        ids: list[str],
-        principals: list[str],
-        traces: list[str | None] | None,
-        began: list[float],
-        ended: float,
-    ) -> None:
-        """Take the ordinary requests of a run, one entry per request everywhere; never waits.
-
-        Args:
-            target: What answered them.
-            protocol: ``rest`` or ``grpc``.
-            rows: What they brought, shape (requests, columns).
-            outputs: What they got, the same number of rows.
-            ids: Prediction ids.
-            principals: Who asked.
-            traces: Trace ids; None where no request named one.
-            began: When they arrived, monotonic seconds.
-            ended: When they were answered.
-        """
-        self._take(
-            self._kinds.run(
-                target,
-                protocol,
-                rows,
-                outputs,
-                ids=ids,
-                principals=principals,
-                traces=traces,
-                began=began,
-                ended=ended,
-            )
-        )
+    def add_rows(self, answered: AnsweredRows) -> None:
+        """Take the ordinary requests of a run, one entry per request everywhere; never waits."""
+        self._take(self._kinds.run(answered))
 
     def add(self, call: Call) -> None:
         """Take any one request; never waits."""

@@ -40,6 +40,32 @@ class RunKind(msgspec.Struct, frozen=True, gc=False):
     score_dtype: str
 
 
+class AnsweredRows(msgspec.Struct, gc=False):
+    """Ordinary requests, of one row each, that one version answered together.
+
+    Attributes:
+        target: What answered them.
+        protocol: ``rest`` or ``grpc``.
+        rows: What they brought, shape (requests, columns).
+        outputs: What they got, the same number of rows.
+        ids: Prediction ids.
+        principals: Who asked.
+        traces: Trace ids; None where no request named one.
+        began: When they arrived, monotonic seconds.
+        ended: When they were answered.
+    """
+
+    target: Target
+    protocol: str
+    rows: NDArray[Any]
+    outputs: Sequence[NDArray[Any]]
+    ids: list[str]
+    principals: list[str]
+    traces: list[str | None] | None
+    began: list[float]
+    ended: float
+
+
 class Piece(msgspec.Struct, gc=False):
     """What waits for a flush: ordinary requests that ran together, or records that are encoded already.
 
@@ -106,39 +132,28 @@ class RunKinds:
     def __init__(self) -> None:
         self._heads: dict[tuple[Any, ...], bytes] = {}
 
-    def run(
-        self,
-        target: Target,
-        protocol: str,
-        rows: NDArray[Any],
-        outputs: Sequence[NDArray[Any]],
-        *,
-        ids: list[str],
-        principals: list[str],
-        traces: list[str | None] | None,
-        began: list[float],
-        ended: float,
-    ) -> Piece:
-        """Describe requests of one row on one target; arguments as of `PredictionLog.add_rows`."""
+    def run(self, answered: AnsweredRows) -> Piece:
+        """Describe requests of one row on one target."""
+        target, outputs = answered.target, answered.outputs
         loaded = target.loaded
         names = loaded.output_names
         scores, labels = loaded.scores(outputs, names), loaded.labels(outputs, names)
-        kind = target.log_kinds.get(protocol)
+        kind = target.log_kinds.get(answered.protocol)
         if kind is None:
-            kind = target.log_kinds[protocol] = _kind(target, protocol, rows, scores, labels)
+            kind = target.log_kinds[answered.protocol] = _kind(target, answered.protocol, answered.rows, scores, labels)
         given = b"" if scores is None else scores.tobytes()
         table = table_part(
-            ids=ids,
-            principals=principals,
-            traces=traces,
-            began=began,
-            ended=ended,
-            offset=time.time() - ended,
-            rows=rows.tobytes(),
+            ids=answered.ids,
+            principals=answered.principals,
+            traces=answered.traces,
+            began=answered.began,
+            ended=answered.ended,
+            offset=time.time() - answered.ended,
+            rows=answered.rows.tobytes(),
             scores=given,
             labels=b"" if labels is None else labels.tobytes(),
         )
-        return Piece(table, len(ids), kind, began, ended, given)
+        return Piece(table, len(answered.ids), kind, answered.began, answered.ended, given)
 
     def record(self, call: Call) -> Piece:
         """Describe any one request."""

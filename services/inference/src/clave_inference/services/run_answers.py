@@ -13,6 +13,7 @@ from clave_inference.services.access_log import AccessLog
 from clave_inference.services.admissions import Admission, Admissions
 from clave_inference.services.call import Array, Arrays, Call, Reply
 from clave_inference.services.prediction_log import PredictionLog
+from clave_inference.services.prediction_records import AnsweredRows
 
 _Row = TypeVar("_Row")
 
@@ -76,17 +77,18 @@ class RunAnswers:
         template: Template[_Row],
     ) -> None:
         traces = [None if call.trace is None else call.trace.trace_id for call in calls]
-        self._log.add_rows(  # first: an answer given is an answer on record
-            calls[0].target,
-            calls[0].protocol,
-            rows,
-            outputs,
+        answered = AnsweredRows(
+            target=calls[0].target,
+            protocol=calls[0].protocol,
+            rows=rows,
+            outputs=outputs,
             ids=[call.prediction_id for call in calls],
             principals=[call.admission.caller.subject_id for call in calls],
             traces=traces if any(traces) else None,
             began=[call.began for call in calls],
             ended=ended,
         )
+        self._log.add_rows(answered)  # first: an answer given is an answer on record
         admission: Admission | None = None
         headers = b""
         render = template.render
