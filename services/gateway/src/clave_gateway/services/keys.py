@@ -14,6 +14,8 @@ from clave_contracts.gateway import KeyCreate
 from clave_gateway.domain.roles import permissions_of
 from clave_gateway.services.bindings import BindingService
 from clave_gateway.services.changes import record_change
+from clave_gateway.services.delegation import PLATFORM, Binding, held_by, home_of, require_may_give
+from clave_gateway.services.snapshot import GROUP_PREFIX
 from clave_gateway.storage import identity
 from clave_gateway.storage.identity import BindingRow, KeyRow, PrincipalRow
 
@@ -58,10 +60,12 @@ class KeyService:
             TooManyKeys: The principal has enough keys.
         """
         principal_id = f"{request.kind}:{request.name}"
-        scopes, decision = await self._granted_scopes(caller, request)
-        principal, held = await self._found(caller, principal_id)
+        principal, bound, holds = await self._found(caller, principal_id)
+        home = home_of(self._access, principal_id, principal.groups if principal else (), tenant=caller.tenant)
+        scopes, decision = await self._granted_scopes(caller, request, home)
+        await self._require_reach(caller, principal_id, holds)
         grant: tuple[BindingRow, Decision] | None = None
-        if not self._bound(held, request):
+        if not self._bound(bound, request):
             grant = await self._bindings.prepare(
                 caller,
                 subject=principal_id,
@@ -72,10 +76,9 @@ class KeyService:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             if principal is None:
-                await identity.add_principal(
-                    tx.session,
-                    PrincipalRow(principal_id, request.kind, caller.tenant, [], False, caller.subject_id, now),
-                )
+                fresh = PrincipalRow(principal_id, request.kind, caller.tenant, [], False, caller.subject_id, now)
+                if not await identity.add_principal(tx.session, fresh):
+                    raise _name_taken(principal_id)
             if grant is not None:
                 await self._bindings.add(tx, caller, *grant)
             made = self._made(
@@ -88,30 +91,41 @@ class KeyService:
             await self._add(tx, caller, made, decision)
         return MadeKey(made[0], made[1], request.role)
 
-    async def _granted_scopes(self, caller: Caller, request: KeyCreate) -> tuple[list[str], Decision]:
+    async def _granted_scopes(self, caller: Caller, request: KeyCreate, home: str) -> tuple[list[str], Decision]:
         """Ask for the scopes as they stand; a key 'for everything its role may' falls back to the role's own list."""
         wanted = [request.scopes]
         if request.scopes == [_EVERYTHING]:
             roles = self._access.policy_data().get("roles", {})
             wanted.append(permissions_of(roles, request.role) or [_EVERYTHING])
         for scopes in wanted[:-1]:
-            decision = await self._access.check(caller, "admin:key.create", _new_key(caller, scopes))
+            decision = await self._access.check(caller, "admin:key.create", _new_key(home, scopes))
             if decision.allow:
                 return scopes, decision
-        decision = await self._access.require(caller, "admin:key.create", _new_key(caller, wanted[-1]))
+        decision = await self._access.require(caller, "admin:key.create", _new_key(home, wanted[-1]))
         return wanted[-1], decision
 
-    async def _found(self, caller: Caller, principal_id: str) -> tuple[PrincipalRow | None, list[BindingRow]]:
+    async def _require_reach(self, caller: Caller, principal_id: str, holds: list[Binding]) -> None:
+        """Insist that a key for somebody else gives nobody more than its maker holds.
+
+        What is held for the whole platform was asked about already: such a principal's keys belong to no tenant.
+        """
+        if principal_id != caller.subject_id:
+            bounded = [binding for binding in holds if binding["tenant"] != PLATFORM]
+            await require_may_give(self._access, caller, principal_id, bounded)
+
+    async def _found(
+        self, caller: Caller, principal_id: str
+    ) -> tuple[PrincipalRow | None, list[BindingRow], list[Binding]]:
+        """Find a principal, its own bindings, and all that it holds, its groups' included."""
         async with self._database.transaction() as tx:
             principal = await identity.find_principal(tx.session, principal_id)
             if principal is not None and principal.tenant != caller.tenant:
-                raise FailedPrecondition(
-                    f"The name {principal_id} is taken; choose another.", code="principal_name_taken"
-                )
+                raise _name_taken(principal_id)
             if await identity.count_active_keys(tx.session, principal_id, self._clock.now()) >= ACTIVE_KEYS_MAX:
                 raise TooManyKeys(f"{principal_id} has {ACTIVE_KEYS_MAX} working keys; revoke one first.")
-            held = [row for row in await identity.all_bindings(tx.session) if row.subject == principal_id]
-        return principal, held
+            bound = [row for row in await identity.all_bindings(tx.session) if row.subject == principal_id]
+            holds = await held_by(tx.session, self._access, _speaks_for(principal_id, principal))
+        return principal, bound, holds
 
     @staticmethod
     def _bound(held: list[BindingRow], request: KeyCreate) -> bool:
@@ -173,9 +187,9 @@ class KeyService:
             NotFound: No such key in the caller's tenant.
         """
         async with self._database.transaction() as tx:
-            key = await self._own(tx, caller, key_id)
+            key, home, _ = await self._own(tx, caller, key_id)
             decision = await self._access.require(
-                caller, "admin:key.revoke", Resource("key", f"keys/{key_id}", {"tenant": key.tenant})
+                caller, "admin:key.revoke", Resource("key", f"keys/{key_id}", {"tenant": home})
             )
             if key.revoked_at is not None:
                 return
@@ -198,8 +212,9 @@ class KeyService:
             FailedPrecondition: The key is revoked.
         """
         async with self._database.transaction() as tx:
-            key = await self._own(tx, caller, key_id)
-            decision = await self._access.require(caller, "admin:key.create", _new_key(caller, key.scopes))
+            key, home, holds = await self._own(tx, caller, key_id)
+            decision = await self._access.require(caller, "admin:key.create", _new_key(home, key.scopes))
+            await self._require_reach(caller, key.principal_id, holds)
             if key.revoked_at is not None:
                 raise FailedPrecondition("A revoked key has no successor; make a new key.", code="key_revoked")
             life = key.expires_at - key.created_at
@@ -214,13 +229,24 @@ class KeyService:
             await self._add(tx, caller, (row, secret), decision)
         return MadeKey(row, secret, "")
 
-    @staticmethod
-    async def _own(tx: Transaction, caller: Caller, key_id: str) -> KeyRow:
+    async def _own(self, tx: Transaction, caller: Caller, key_id: str) -> tuple[KeyRow, str, list[Binding]]:
+        """Find a key, where its principal is administered, and what it holds."""
         key = await identity.find_key(tx.session, key_id, for_update=True)
         if key is None or key.tenant != caller.tenant:
             raise NotFound(f"There is no key {key_id}.", code="key_not_found")
-        return key
+        principal = await identity.find_principal(tx.session, key.principal_id)
+        home = home_of(self._access, key.principal_id, principal.groups if principal else (), tenant=key.tenant)
+        return key, home, await held_by(tx.session, self._access, _speaks_for(key.principal_id, principal))
 
 
-def _new_key(caller: Caller, scopes: list[str]) -> Resource:
-    return Resource("key", "keys/new", {"tenant": caller.tenant, "scopes": scopes})
+def _speaks_for(principal_id: str, principal: PrincipalRow | None) -> list[str]:
+    """Name those whose roles a principal's key carries: itself and its groups."""
+    return [principal_id, *(f"{GROUP_PREFIX}{group}" for group in (principal.groups if principal else ()))]
+
+
+def _name_taken(principal_id: str) -> FailedPrecondition:
+    return FailedPrecondition(f"The name {principal_id} is taken; choose another.", code="principal_name_taken")
+
+
+def _new_key(home: str, scopes: list[str]) -> Resource:
+    return Resource("key", "keys/new", {"tenant": home, "scopes": scopes})

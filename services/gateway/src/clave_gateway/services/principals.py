@@ -13,6 +13,7 @@ from clave_common.database import Database
 from clave_common.errors import AlreadyExists, NotFound
 
 from clave_gateway.services.changes import record_change
+from clave_gateway.services.delegation import held_by, home_of, require_may_give
 from clave_gateway.services.snapshot import GROUP_PREFIX
 from clave_gateway.storage import identity
 from clave_gateway.storage.identity import PrincipalRow
@@ -95,7 +96,7 @@ class PrincipalService:
         """
         async with self._database.transaction() as tx:
             found = _own(await identity.find_principal(tx.session, principal_id), caller, principal_id)
-            resource = _resource(principal_id, found.tenant)
+            resource = self._resource(found)
             decision = await self._access.require(caller, "admin:principal.write", resource)
             await identity.set_principal(tx.session, principal_id, groups=[], disabled=True)
             keys = await identity.revoke_keys_of(tx.session, principal_id, by=caller.subject_id, at=self._clock.now())
@@ -169,7 +170,7 @@ class PrincipalService:
         """
         async with self._database.transaction() as tx:
             found = _own(await identity.find_principal(tx.session, principal_id), caller, principal_id)
-            resource = _resource(principal_id, found.tenant)
+            resource = self._resource(found)
             decision = await self._access.require(caller, "admin:principal.write", resource)
             await self._require_groups(caller, principal_id, set(groups or []) - set(found.groups))
             await identity.set_principal(tx.session, principal_id, groups=groups, disabled=disabled)
@@ -191,25 +192,13 @@ class PrincipalService:
     async def _require_groups(self, caller: Caller, principal_id: str, joined: set[str]) -> None:
         if not joined:
             return
-        bound = self._access.policy_data().get("group_bindings", {})
         async with self._database.transaction() as tx:
-            newest = await identity.all_bindings(tx.session)
-        for group in sorted(joined):
-            given = [
-                {"role": one.role, "tenant": one.tenant, "namespaces": one.namespaces, "resources": one.resources}
-                for one in newest
-                if one.subject == f"{GROUP_PREFIX}{group}"
-            ]
-            for binding in [*bound.get(group, []), *(one for one in given if one not in bound.get(group, []))]:
-                await self._access.require(
-                    caller,
-                    "admin:binding.create",
-                    Resource(
-                        "binding",
-                        "bindings/new",
-                        {"tenant": caller.tenant, "binding": {**binding, "subject": principal_id}},
-                    ),
-                )
+            held = await held_by(tx.session, self._access, [f"{GROUP_PREFIX}{group}" for group in joined])
+        await require_may_give(self._access, caller, principal_id, held)
+
+    def _resource(self, principal: PrincipalRow) -> Resource:
+        home = home_of(self._access, principal.id, principal.groups, tenant=principal.tenant)
+        return _resource(principal.id, home)
 
 
 def _own(found: PrincipalRow | None, caller: Caller, principal_id: str) -> PrincipalRow:

@@ -67,9 +67,10 @@ async def find_principal(session: AsyncConnection, principal_id: str) -> Princip
     return PrincipalRow(**row._asdict()) if row else None
 
 
-async def add_principal(session: AsyncConnection, principal: PrincipalRow) -> None:
-    """Add a principal; one that exists is left as it is."""
-    await session.execute(insert(principals).values(_fields(principal)).on_conflict_do_nothing())
+async def add_principal(session: AsyncConnection, principal: PrincipalRow) -> bool:
+    """Add a principal; False where one of that name exists, which is left as it is."""
+    statement = insert(principals).values(_fields(principal)).on_conflict_do_nothing().returning(principals.c.id)
+    return (await session.execute(statement)).first() is not None
 
 
 async def set_principal(

@@ -1,0 +1,64 @@
+"""Nobody reaches further by what speaks for somebody else: keys, principals and questions about them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from clave_testing.inner_gateway import InnerGateway, inner_gateway
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[InnerGateway]:
+    async with inner_gateway(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def lead(gateway: InnerGateway) -> str:
+    """A tenant's administrator who is an engineer in Development alone."""
+    key = await gateway.key_of("lead", "tenant-admin")
+    bound = {"subject": "user:lead", "role": "ml-engineer", "namespaces": ["Development"]}
+    assert (await gateway.send("POST", "/bindings", bound)).status_code == 201
+    await gateway.until(lambda answer: "ml-engineer" in answer.text, "/whoami", key=key)
+    return key
+
+
+async def test_a_key_for_somebody_else_reaches_no_further_than_its_maker(gateway: InnerGateway, lead: str) -> None:
+    await gateway.key_of("petra", "ml-engineer", namespaces=["Production"])
+    deploy = {"name": "petra", "kind": "user", "role": "ml-engineer", "scopes": ["inference:deployment.*"]}
+    taken = await gateway.send("POST", "/keys", {**deploy, "namespaces": ["Production"]}, key=lead)
+    assert (taken.status_code, "privilege_escalation" in taken.text) == (403, True), taken.text
+    own = {**deploy, "name": "lead", "namespaces": ["Development"]}
+    assert (await gateway.send("POST", "/keys", own, key=lead)).status_code == 201
+    shop = {"name": "shop", "role": "scoring-app"}
+    for _ in range(2):
+        made = await gateway.send("POST", "/keys", shop, key=lead)
+        assert made.status_code == 201, made.text
+
+
+async def test_a_key_is_rotated_only_by_who_could_have_made_it(gateway: InnerGateway, lead: str) -> None:
+    asked = {"name": "paul", "kind": "user", "role": "ml-engineer", "namespaces": ["Production"]}
+    made = (await gateway.send("POST", "/keys", {**asked, "scopes": ["inference:deployment.*"]})).json()
+    await gateway.until(lambda answer: "user:paul" in answer.text, "/bindings")
+    taken = await gateway.send("POST", f"/keys/{made['id']}/rotate", key=lead)
+    assert (taken.status_code, "privilege_escalation" in taken.text) == (403, True), taken.text
+    assert (await gateway.send("POST", f"/keys/{made['id']}/rotate")).status_code == 201
+
+
+async def test_no_tenants_administrator_touches_the_platforms_own(gateway: InnerGateway, lead: str) -> None:
+    keys = (await gateway.send("GET", "/keys?page_size=1000")).json()["keys"]
+    (first,) = (one["id"] for one in keys if one["principal"] == "user:admin" and one["created_by"].startswith("serv"))
+    attempts = [
+        ("POST", "/keys", {"name": "admin", "kind": "user", "role": "viewer", "scopes": ["admin:key.list"]}),
+        ("PATCH", "/principals/user:admin", {"disabled": True}),
+        ("DELETE", "/principals/user:admin", None),
+        ("POST", f"/keys/{first}/rotate", None),
+        ("DELETE", f"/keys/{first}", None),
+    ]
+    for method, path, body in attempts:
+        answer = await gateway.send(method, path, body, key=lead)
+        assert (answer.status_code, "tenant_mismatch" in answer.text) == (403, True), (method, path, answer.text)
+    second = await gateway.send("POST", "/keys", {"name": "admin", "kind": "user", "role": "admin"})
+    assert second.status_code == 201, second.text
+    assert (await gateway.send("DELETE", f"/keys/{second.json()['id']}")).status_code == 204
