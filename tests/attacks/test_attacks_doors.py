@@ -1,4 +1,4 @@
-"""Attacks at the doors that the gateway's own attack tests do not try: gRPC, odd requests, shapes, webhooks, logs.
+"""Attacks at the doors that the gateway's own attack tests do not try: gRPC, odd requests, shapes, logs.
 
 `services/gateway/tests/integration/test_gateway_attacks.py` holds routes without credentials, forged tokens, traversal,
 smuggling, odd bodies and mass assignment over REST; nothing of it is repeated here.
@@ -9,7 +9,6 @@ import json
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 from clave_common.access.service_tokens import ServiceTokenMinter
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.servers import wait_until
 from clave_testing.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -199,81 +197,6 @@ class TestShapes:
             for address in doors(stack):
                 status = call(address, "ModelInfer", asked.SerializeToString(), metadata)
                 assert status in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}, (address, shape, status)
-
-
-@pytest.fixture
-def canary() -> Iterator[tuple[int, list[bytes]]]:
-    """A listener on this machine that nothing may call: its port, and what it heard."""
-    hits: list[bytes] = []
-    stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.2)
-
-        def listen() -> None:
-            while not stop.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                hits.append(connection.recv(100))
-                connection.close()
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        yield listener.getsockname()[1], hits
-        stop.set()
-        thread.join()
-
-
-INSIDE = ("127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0")
-
-
-class TestServerSideRequests:
-    """Attack 5: nothing that a caller names makes a service call an address inside."""
-
-    def test_no_webhook_reaches_this_machine(self, stack: Stack, canary: tuple[int, list[bytes]]) -> None:
-        port, hits = canary
-        for host in INSIDE:
-            made = httpx.post(
-                f"{stack.url}/api/registry/v1/webhooks",
-                json={"url": f"https://{host}:{port}/", "events": ["RolloutChanged"]},
-                headers=stack.headers,
-                timeout=20,
-            )
-            assert made.status_code in {201, 403, 422}, made.text
-            if made.status_code == 201:
-                one = f"{stack.url}/api/registry/v1/webhooks/{made.json()['id']}"
-                httpx.post(f"{one}/ping", headers=stack.headers, timeout=20)
-                wait_until(lambda url=one: is_tried(stack, url), what="a try to deliver", seconds=20)
-                httpx.delete(one, headers=stack.headers, timeout=20)
-        assert hits == []
-
-    def test_no_source_of_a_version_is_fetched(self, stack: Stack, canary: tuple[int, list[bytes]]) -> None:
-        port, hits = canary
-        name = f"source-{uuid4().hex[:8]}"
-        base = f"{stack.url}/api/2.0/mlflow"
-        with httpx.Client(headers=stack.headers, timeout=20) as client:
-            assert client.post(f"{base}/registered-models/create", json={"name": name}).status_code == 200
-            for host in INSIDE:
-                for place in (
-                    f"http://{host}:{port}/model",
-                    f"s3://{host}:{port}/model",
-                    f"hdfs://{host}:{port}/model",
-                ):
-                    made = client.post(f"{base}/model-versions/create", json={"name": name, "source": place})
-                    assert made.status_code in {200, 400}, made.text
-                    experiment = {"name": f"{place} {uuid4().hex}", "artifact_location": place}
-                    assert client.post(f"{base}/experiments/create", json=experiment).status_code in {200, 400}
-            versions = client.get(f"{base}/model-versions/search", params={"filter": f"name = '{name}'"}).json()
-            for version in versions.get("model_versions", []):
-                asked = {"name": name, "version": version["version"]}
-                assert client.get(f"{base}/model-versions/get-download-uri", params=asked).status_code < 500
-        assert hits == []
-
-
-def is_tried(stack: Stack, webhook: str) -> bool:
-    found = httpx.get(f"{webhook}/deliveries", headers=stack.headers, timeout=20)
-    return found.status_code != 200 or any(each["state"] != "pending" for each in found.json()["deliveries"])
 
 
 class TestTraces:

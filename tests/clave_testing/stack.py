@@ -15,6 +15,12 @@ from clave_testing.servers import session_root, started_once
 
 _UP_S_MAX = 240
 CLAVE = [sys.executable, "-m", "clave"]
+WEBHOOK_RECEIVER = "127.0.0.9"
+"""The one address of this machine that the session's stack lets webhooks reach."""
+_SETTINGS = {
+    "CLAVE_REGISTRY_WEBHOOK_HOSTS": f"{WEBHOOK_RECEIVER},localhost",
+    "CLAVE_REGISTRY_WEBHOOK_NETWORKS": f"{WEBHOOK_RECEIVER}/32",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def start_stack(data_dir: Path) -> Stack:
     """Start a stack in a folder and describe it."""
     done = subprocess.run(
         [*CLAVE, "up", "--detach", "--data-dir", str(data_dir)],
+        env={**os.environ, **_SETTINGS},
         capture_output=True,
         text=True,
         timeout=_UP_S_MAX,

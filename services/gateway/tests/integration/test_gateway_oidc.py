@@ -5,7 +5,7 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +15,17 @@ from clave_common.migrations import migrate
 from clave_common.settings import PeerSettings
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
-from joserfc import jwt
+from clave_testing.issuer import AUDIENCE, Issuer, serving_issuer
 from joserfc.jwk import RSAKey
 
 pytestmark = pytest.mark.integration
 API = "/api/gateway/v1"
-AUDIENCE = "clave"
-
-
-class Issuer:
-    """Serves its key set over HTTP and signs."""
-
-    def __init__(self) -> None:
-        self.keys = [RSAKey.generate_key(2048, {"kid": "one"})]
-        self.url = ""
-        self.fetches = 0
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        self.fetches += 1
-        body = json.dumps({"keys": [{**key.as_dict(private=False), "kid": key.kid} for key in self.keys]}).encode()
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-        writer.write(head % len(body) + body)
-        await writer.drain()
-        writer.close()
-
-    def token(self, *, key: Any = None, header: dict[str, Any] | None = None, **claims: Any) -> str:
-        now = int(time.time())
-        named = {
-            "iss": self.url,
-            "aud": AUDIENCE,
-            "sub": "42",
-            "preferred_username": "ana",
-            "groups": ["engineers"],
-            "amr": ["pwd", "mfa"],
-            "iat": now,
-            "exp": now + 300,
-            **claims,
-        }
-        alg = {"alg": "RS256", "kid": "one", **(header or {})}
-        return jwt.encode(alg, named, key or self.keys[0], algorithms=["RS256"])
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    made = Issuer()
-    server = await asyncio.start_server(made.answer, "127.0.0.1", 0)
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield made
-    server.close()
+def issuer() -> Iterator[Issuer]:
+    with serving_issuer() as made:
+        yield made
 
 
 @pytest.fixture

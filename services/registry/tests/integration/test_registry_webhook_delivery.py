@@ -5,14 +5,20 @@ import base64
 import hashlib
 import hmac
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
 from clave_common.background import Background
+from clave_common.clock import SystemClock
 from clave_common.outbox import OutboxRelay
 from clave_common.redis_client import connect_redis
 from clave_common.streams import Entry, StreamConsumer
+from clave_registry.domain.webhook import AllowList
+from clave_registry.runtime.webhook_sender import WebhookSender
+from clave_registry.services.webhook_deliveries import WebhookDeliveries
 from clave_testing.servers import new_redis
 from registry_bench import API, Bench, register
 from sqlalchemy import text
@@ -41,12 +47,18 @@ class Receiver:
         writer.close()
 
 
+@asynccontextmanager
+async def receiving(address: str, port: int = 0) -> AsyncIterator[Receiver]:
+    found = Receiver()
+    server = await asyncio.start_server(found.serve, address, port)
+    found.url = f"http://{address}:{server.sockets[0].getsockname()[1]}/hook"
+    async with server:
+        yield found
+
+
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    found = Receiver()
-    server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
-    found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-    async with server:
+    async with receiving("127.0.0.1") as found:
         yield found
 
 
@@ -107,7 +119,7 @@ async def test_events_go_through_outbox_and_stream(bench: Bench, receiver: Recei
     redis = connect_redis(new_redis())
     await created(bench, receiver)
     await register(bench)
-    while await OutboxRelay(bench.database, redis).relay_once():
+    while await OutboxRelay(bench.database, redis, None).relay_once():
         pass
     consumer = StreamConsumer(
         redis, streams=["clave.events.registry"], group="registry-webhooks", consumer="t", block_ms=50
@@ -194,6 +206,31 @@ async def test_openlineage_receivers_get_run_events(bench: Bench, receiver: Rece
     assert event["eventType"] == "COMPLETE"
     assert event["inputs"][0]["facets"]["version"]["datasetVersion"] == "a" * 64
     assert event["outputs"][0]["name"] == "models/churn"
+
+
+async def test_a_name_that_leads_inside_after_it_was_registered_reaches_nobody(bench: Bench) -> None:
+    """DNS rebinding: the name led to an allowed address, and leads to this machine when it is asked again."""
+    answers, asked = ["127.0.0.9", "127.0.0.1"], list[str]()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return [answers[len(asked) - 1]]
+
+    sender = WebhookSender(AllowList.of("*.example.org", "127.0.0.9/32"), resolve=resolve)
+    deliveries = WebhookDeliveries(bench.database, SystemClock(), sender, key=b"under test")
+    async with receiving("127.0.0.9") as outside:
+        port = urlsplit(outside.url).port or 0
+        async with receiving("127.0.0.1", port) as canary:
+            outside.url = f"http://hooks.example.org:{port}/"
+            webhook = await created(bench, outside)
+            for _ in answers:
+                await bench.call("user:eve", "POST", f"{HOOKS}/{webhook['id']}/ping", expect=202)
+                await deliveries.deliver_due()
+            tries = [each["attempts"][0] for each in await log(bench, webhook)]
+    assert asked == ["hooks.example.org"] * 2
+    assert sorted(each["status"] or 0 for each in tries) == [0, 200]
+    assert [each["error"][:16] for each in tries if each["error"]] == ["host_not_allowed"]
+    assert (len(outside.received), canary.received) == (1, [])
 
 
 @pytest.mark.parametrize(
