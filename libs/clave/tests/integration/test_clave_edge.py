@@ -3,143 +3,18 @@
 import json
 import os
 import signal
-import socket
-import ssl
-import subprocess
-import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import grpc
 import httpx
 import psutil
 import pytest
-from clave import compose
-from clave.failures import EnvironmentFailure
-from clave.stack import edge, edge_process, lifecycle
-from clave.stack.certificates import ensure_certificate
-from clave.stack.layout import Layout
+from clave.stack import edge_process
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.servers import session_root, wait_until
+from clave_testing.servers import wait_until
+from edge_bench import METHOD, Running, serve_grpc, serve_upstream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-
-
-class Upstream(BaseHTTPRequestHandler):
-    """Answers as the request's own header `mode` says."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.server.seen.append((self.path, dict(self.headers)))
-        if self.headers.get("mode") == "break-once" and self.server.broken.acquire(blocking=False):
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return
-        threading.Event().wait(float(self.headers.get("work-s", 0)))
-        self.answer(200, {"content-type": "application/json"}, b"{}")
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.server.seen.append((self.path, dict(self.headers)))
-        mode = self.headers.get("mode", "ok")
-        if mode == "ok":
-            asked = pb.ModelInferRequest.FromString(body)
-            answer = pb.ModelInferResponse(model_name=asked.model_name, id="bridged").SerializeToString()
-            self.answer(200, {"content-type": "application/x-protobuf"}, answer)
-        elif mode == "refuse":
-            facts = {"x-grpc-status": "16", "x-grpc-message": "no key: %C3%A9 50%25", "x-grpc-clave-code": "no_key"}
-            self.answer(401, {"content-type": "application/x-protobuf", **facts}, b"")
-        elif mode == "text":
-            self.answer(503, {"content-type": "text/plain"}, b"busy")
-        else:
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-
-    def answer(self, status, headers, body):
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def serve_upstream(tls=None):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    server.daemon_threads = True
-    server.seen = []
-    server.broken = threading.Semaphore(0)
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-@pytest.fixture(scope="module")
-def plain_grpc():
-    server = grpc.server(ThreadPoolExecutor(2))
-    answer = pb.ModelInferResponse(id="plain").SerializeToString()
-    live = pb.ServerLiveResponse(live=True).SerializeToString()
-    methods = {
-        "ModelInfer": grpc.unary_unary_rpc_method_handler(lambda _message, _context: answer),
-        "ServerLive": grpc.unary_unary_rpc_method_handler(lambda _message, _context: live),
-    }
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield port
-    server.stop(0)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Running:
-    """One edge process with its configuration."""
-
-    def __init__(self, folder: Path, upstream_port: int, grpc_port: int, **parts):
-        self.port = free_port()
-        self.folder = folder
-        upstreams = {name: edge.Upstream("127.0.0.1", 1) for name in edge.CLUSTERS}
-        upstreams |= {
-            "inference": edge.Upstream("127.0.0.1", upstream_port),
-            "inference_grpc": edge.Upstream("127.0.0.1", grpc_port),
-        }
-        self.admin = folder / "admin.sock"
-        self.file = folder / "envoy.yaml"
-        self.file.write_text(
-            edge.render_edge(
-                edge.Edge("127.0.0.1", self.port, edge.LOCAL_DOMAINS, str(self.admin), upstreams, "the-proof", **parts)
-            )
-        )
-        self.log = folder / "edge.log"
-        with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "clave.stack.edge_process", self.file, folder]
-            self.process = subprocess.Popen(command, stderr=log)
-        wait_until(self.accepts, what="the edge's port", seconds=30)
-
-    def accepts(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return True
-
-    def envoys(self) -> list[int]:
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
-
-    def end(self):
-        self.process.terminate()
-        assert self.process.wait(15) == 0
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +25,11 @@ def upstream():
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, upstream, plain_grpc):
-    found = Running(tmp_path_factory.mktemp("edge"), upstream.server_port, plain_grpc)
-    yield found
-    found.end()
+def running(tmp_path_factory, upstream):
+    with serve_grpc() as plain_grpc:
+        found = Running(tmp_path_factory.mktemp("edge"), upstream.server_port, plain_grpc)
+        yield found
+        found.end()
 
 
 def infer(running, message=None, *, mode="ok", compression=None):
@@ -349,107 +225,3 @@ def test_an_invalid_configuration_leaves_the_running_edge_alone(running):
         assert set(before) <= set(running.envoys())  # beside it, the one that looks at the new file
     finally:
         running.file.write_text(good)
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory, plain_grpc):
-    """TLS outside, mutual TLS inside; the upstream names itself as inference and wants a certificate."""
-    folder = tmp_path_factory.mktemp("tls")
-    public = ensure_certificate(folder / "public", "edge", hosts=("localhost", "127.0.0.1"))
-    service = ensure_certificate(folder / "services", "inference", hosts=("inference",), client=True)
-    inner = ensure_certificate(folder / "services", "edge", hosts=("edge",), client=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(service.certificate, service.key)
-    context.load_verify_locations(service.authority)
-    context.verify_mode = ssl.CERT_REQUIRED
-    server = serve_upstream(context)
-    found = Running(folder, server.server_port, plain_grpc, certificate=public, inner_certificate=inner)
-    yield found, public, server
-    found.end()
-    server.shutdown()
-
-
-def test_rest_and_grpc_pass_over_tls_and_mutual_tls(secured):
-    running, public, _ = secured
-    trust = ssl.create_default_context(cafile=str(public.authority))
-    assert httpx.get(f"https://127.0.0.1:{running.port}/v2", verify=trust).status_code == 200
-    credentials = grpc.ssl_channel_credentials(root_certificates=public.authority.read_bytes())
-    with grpc.secure_channel(f"localhost:{running.port}", credentials) as channel:
-        answer = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)(b"", timeout=10)
-    assert answer.id == "bridged"
-
-
-def test_a_stranger_to_the_authority_and_old_protocols_are_refused(secured):
-    running, public, server = secured
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"https://127.0.0.1:{running.port}/v2")
-    with pytest.raises(httpx.RemoteProtocolError):
-        httpx.get(f"http://127.0.0.1:{running.port}/v2")
-    old = ssl.create_default_context(cafile=str(public.authority))
-    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"https://127.0.0.1:{running.port}/v2", verify=old)
-    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError)):  # no client certificate
-        httpx.get(f"https://127.0.0.1:{server.server_port}/v2", verify=False)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [{}, {"CLAVE_TLS": "1", "CLAVE_TLS_HOSTS": "clave.example"}, {"CLAVE_TLS": "1", "CLAVE_MTLS": "1"}, {"own": "1"}],
-)
-def test_envoy_finds_what_compose_renders_valid(tmp_path, monkeypatch, asked):
-    for name in ("SECRETS", "EDGE"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr(compose, name, tmp_path / name)
-    (tmp_path / "SECRETS" / "edge.key").write_text("the-proof")
-    if "own" in asked:
-        own = ensure_certificate(tmp_path / "own", "edge", hosts=("clave.example", "::1"))
-        asked = {"CLAVE_TLS_CERT": own.certificate.read_text(), "CLAVE_TLS_KEY": own.key.read_text()}
-    compose.hand_certificates_to_edge(asked)
-    file = tmp_path / "envoy.yaml"
-    file.write_text(compose.edge_configuration(47310, asked))
-    assert edge_process.validate(file) == ""
-    assert ("DownstreamTlsContext" in file.read_text()) == bool(asked)
-    assert ("clave.example" in file.read_text()) == bool({"CLAVE_TLS_HOSTS", "CLAVE_TLS_CERT"} & set(asked))
-
-
-def test_compose_refuses_half_a_certificate(tmp_path, monkeypatch):
-    monkeypatch.setattr(compose, "EDGE", tmp_path)
-    made = ensure_certificate(tmp_path / "own", "edge", hosts=("clave.example",))
-    with pytest.raises(EnvironmentFailure, match="cannot be read"):
-        compose.hand_certificates_to_edge({"CLAVE_TLS_CERT": made.certificate.read_text()})
-
-
-START = """
-import pathlib, sys
-from clave.stack import lifecycle
-from clave.stack.layout import Layout
-from clave.stack.options import StackOptions
-options = StackOptions(tls=True, mutual_tls=True)
-two = ("gateway", "registry")
-layout = Layout.at(pathlib.Path(sys.argv[1]))
-lifecycle.start(layout, port=None, timeout_s=90, tell=print, services=two, options=options)
-"""
-
-
-@pytest.mark.stack
-def test_services_behind_mutual_tls_hear_the_edge_and_each_other_and_nobody_else():
-    """Two services, started as `clave up --tls --mtls` does; the registry fetches its keys from the gateway."""
-    layout = Layout.at(session_root() / "mutual")
-    try:
-        # In a process of its own: starting Postgres as root forks, which a process full of threads had better not.
-        subprocess.run([sys.executable, "-c", START, layout.root], check=True, timeout=180)
-        known = json.loads(layout.connection.read_text())
-        trust = ssl.create_default_context(cafile=known["ca_file"])
-        admin = {"authorization": f"Bearer {layout.admin_key.read_text().strip()}"}
-        with httpx.Client(base_url=known["url"], headers=admin, verify=trust, timeout=20) as client:
-            for path in ("/api/gateway/v1/whoami", "/api/registry/v1/models"):
-                wait_until(lambda path=path: client.get(path).status_code == 200, what=path, seconds=30)
-        for service in known["services"].values():
-            with pytest.raises(httpx.TransportError):  # no certificate
-                httpx.get(service["http"] + "/v2/health/ready", verify=False)
-            with pytest.raises(httpx.TransportError):  # in the clear
-                httpx.get(service["http"].replace("https:", "http:") + "/v2/health/ready")
-    finally:
-        lifecycle.stop(layout)

@@ -1,0 +1,6 @@
+"""Gives the edge's tests their bench."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
