@@ -18,8 +18,7 @@ from clave.stack import processes
 from clave.stack.layout import Layout
 from clave.stack.programs import redis_url
 from clave.stack.secrets import read_passwords
-from clave_common.access.decision_log import DECISION_STREAM
-from clave_contracts.events import AUDIT_STREAM, PREDICTION_STREAM, event_stream
+from clave_contracts.events import PREDICTION_STREAM, audit_stream, decision_stream, event_stream
 from clave_testing.servers import wait_until
 from clave_testing.stack import Stack
 from clave_trainer.doorbell import DOORBELL, create_celery, queue_of
@@ -254,7 +253,8 @@ class TestStores:
     def test_entries_that_nobody_wrote_stop_no_reader_and_are_no_audit(self, stack: Stack, store: Any) -> None:
         word = f"forged{uuid4().hex[:8]}"
         bodies = [b"", b"null", b"[]", b"\xff", b"[" * 50_000, json.dumps({"id": 1, "action": word}).encode()]
-        streams = [AUDIT_STREAM, DECISION_STREAM, PREDICTION_STREAM, *(event_stream(name) for name in SERVICES)]
+        kinds = (audit_stream, decision_stream, event_stream)
+        streams = [PREDICTION_STREAM, *(stream_of(name) for stream_of in kinds for name in SERVICES)]
         for stream in streams:
             for number, body in enumerate(bodies):
                 store.xadd(stream, {"id": f"{word}-{number}", "body": body})

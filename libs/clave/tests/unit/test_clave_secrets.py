@@ -48,3 +48,18 @@ def test_a_secret_is_replaced_whole_and_leaves_no_draft(folder):
     write_secret(folder / "x", "two")
     assert (folder / "x").read_text() == "two"
     assert [path.name for path in folder.iterdir()] == ["x"]
+
+
+def test_a_replaced_signing_key_is_kept_for_old_entries_and_lets_nobody_in(folder):
+    ensure_secrets(folder, SERVICES)
+    before = keys_of(folder, "services.jwks.json")
+    (folder / "registry.pem").unlink()
+    for _ in range(2):
+        ensure_secrets(folder, SERVICES)
+    assert keys_of(folder, "services.jwks.json")["gateway"] == before["gateway"]
+    assert keys_of(folder, "services.jwks.json")["registry"] != before["registry"]
+    assert keys_of(folder, "services.retired.jwks.json") == {"registry": before["registry"]}
+
+
+def keys_of(folder, name):
+    return {key["kid"]: key["x"] for key in json.loads((folder / name).read_text())["keys"]}

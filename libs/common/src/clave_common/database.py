@@ -113,6 +113,10 @@ class Transaction:
         """Write an audit entry that reaches the gateway's log once the transaction has committed."""
         self._tell(AUDIT_STREAM, entry.id, entry.model_dump_json())
 
+    def audit_signed(self, entry_id: str, body: str) -> None:
+        """Write an audit entry that another service made and signed; it reaches the log as it is."""
+        self._tell(AUDIT_STREAM, entry_id, body)
+
     async def first_time(self, consumer: str, event_id: str) -> bool:
         """Record that a consumer handles an event; False when it already has."""
         result = await self.session.execute(
@@ -149,13 +153,14 @@ class Database:
     """Two small pools of connections as the service's own role: for transactions, and for single statements.
 
     Attributes:
+        service: Whose database this is.
         outbox_filled: Set when a transaction of this process committed rows for the outbox's relay.
     """
 
     def __init__(self, url: str, metadata: MetaData, *, service: str, connections_max: int = 5) -> None:
         self.metadata = metadata
         self.outbox_filled = asyncio.Event()
-        self._service = service
+        self.service = service
         options = f"-c search_path={metadata.schema} -c statement_timeout=30000 -c timezone=UTC"
         self.engine = _engine(url, connections_max=connections_max, options=options)
         arguments = {**connect_arguments(url), "connect_timeout": _CONNECT_S, "options": options}
@@ -192,7 +197,7 @@ class Database:
         """
         with _refusing():
             async with self.engine.begin() as session:
-                transaction = Transaction(session, self.metadata, self._service)
+                transaction = Transaction(session, self.metadata, self.service)
                 yield transaction
                 told = await transaction.write_told()
             if told:

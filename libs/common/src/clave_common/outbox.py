@@ -2,13 +2,17 @@
 
 A row is taken and deleted in one statement, and the deletion commits after Redis took it. That commit waits for no disk
 (`synchronous_commit`): what a crash of Postgres brings back is sent again, which every consumer knows by its id.
+Audit entries are signed here, as they leave: some statements put into an entry what only they know (a new version's
+number), and no request pays for it.
 """
 
 import asyncio
 
+from clave_contracts.events import AUDIT_STREAM, audit_stream
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from clave_common.audit_signatures import AuditSigner
 from clave_common.background import Background
 from clave_common.database import Database
 
@@ -22,12 +26,19 @@ LOOP_NAME = "outbox"
 
 
 class OutboxRelay:
-    """Moves committed rows to their streams; a row is deleted only after Redis took it."""
+    """Moves committed rows to their streams; a row is deleted only after Redis took it.
 
-    def __init__(self, database: Database, redis: Redis, *, idle_s: float = 1.0) -> None:
+    Args:
+        signer: Signs audit entries; the log refuses those of a relay that has none.
+        idle_s: Seconds until the outbox is looked into without being called.
+    """
+
+    def __init__(self, database: Database, redis: Redis, signer: AuditSigner | None, *, idle_s: float = 1.0) -> None:
         self._database = database
         self._redis = redis
+        self._signer = signer
         self._idle_s = idle_s
+        self._service = database.service
         table = f"{database.metadata.schema}.outbox"
         self._take = text(
             "with quick as (select set_config('synchronous_commit', 'off', true)), "  # noqa: S608 - own table
@@ -48,14 +59,20 @@ class OutboxRelay:
                 return 0
             pipeline = self._redis.pipeline(transaction=False)
             for row in sorted(rows, key=lambda row: row.seq):
+                stream, body = self._leaving(row.stream, bytes(row.body))
                 pipeline.xadd(
-                    row.stream,
-                    {"id": row.id, "body": bytes(row.body)},
+                    stream,
+                    {"id": row.id, "body": body},
                     maxlen=_STREAM_LENGTH_MAX,
                     approximate=True,
                 )
             await pipeline.execute()
         return len(rows)
+
+    def _leaving(self, stream: str, body: bytes) -> tuple[str, bytes]:
+        if stream != AUDIT_STREAM:
+            return stream, body
+        return audit_stream(self._service), body if self._signer is None else self._signer.signed(body)
 
     async def run(self, background: Background) -> None:
         """Relay until cancelled: at once what this process committed, within `idle_s` what another one did."""

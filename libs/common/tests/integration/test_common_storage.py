@@ -5,6 +5,7 @@ import json
 
 import psycopg
 import pytest
+from clave_common.audit_signatures import AuditSigner, AuditVerifier
 from clave_common.background import Background
 from clave_common.blobstore import BlobRef, DigestMismatch, bytes_of, open_blob_store, read_all
 from clave_common.database import Database, service_metadata
@@ -16,6 +17,7 @@ from clave_common.statements import TELLING, told
 from clave_common.streams import StreamConsumer
 from clave_contracts.events import AuditEntry, Event
 from clave_testing.servers import superuser_url
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import create_engine, text
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,7 +43,8 @@ def event(**data):
 
 async def test_an_event_leaves_only_with_its_transaction(database, redis_url):
     redis = connect_redis(redis_url)
-    relay = OutboxRelay(database, redis)
+    key = Ed25519PrivateKey.generate()
+    relay = OutboxRelay(database, redis, AuditSigner("registry", key))
     with pytest.raises(RuntimeError, match="operation failed"):
         async with database.transaction() as tx:
             await tx.emit(event(n=1))
@@ -52,7 +55,9 @@ async def test_an_event_leaves_only_with_its_transaction(database, redis_url):
         await tx.audit(AuditEntry(service="registry", actor="user:a", action="registry:model.create", resource="m"))
     assert await relay.relay_once() == 2
     assert await relay.relay_once() == 0
-    assert (await redis.xlen("clave.events.registry"), await redis.xlen("clave.audit")) == (1, 1)
+    assert (await redis.xlen("clave.events.registry"), await redis.xlen("clave.audit.registry")) == (1, 1)
+    ((_, fields),) = await redis.xrange("clave.audit.registry")
+    assert AuditVerifier({"registry": [key.public_key()]}).checked(fields[b"body"]).fields["actor"] == "user:a"
     await redis.aclose()
 
 
@@ -94,7 +99,7 @@ async def test_connections_that_the_server_closed_at_rest_are_replaced_unseen(da
 
 async def test_a_consumer_gets_each_event_and_what_a_dead_one_left(database, redis_url):
     redis = connect_redis(redis_url)
-    relay = OutboxRelay(database, redis)
+    relay = OutboxRelay(database, redis, None)
     async with database.transaction() as tx:
         for number in range(5):
             await tx.emit(event(n=number))

@@ -29,11 +29,23 @@ EventType = Literal[
 ]
 PREDICTION_STREAM = "clave.predictions"
 AUDIT_STREAM = "clave.audit"
+"""What the rows of audit entries say in an outbox; the stream itself is each service's own, see `audit_stream`."""
+SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
 
 
 def event_stream(service: str) -> str:
     """Name the Redis stream of a service's events."""
     return f"clave.events.{service}"
+
+
+def audit_stream(service: str) -> str:
+    """Name the Redis stream of a service's audit entries, into which it alone may write."""
+    return f"{AUDIT_STREAM}.{service}"
+
+
+def decision_stream(service: str) -> str:
+    """Name the Redis stream of a service's policy decisions, into which it alone may write."""
+    return f"clave.decisions.{service}"
 
 
 def _now() -> datetime:

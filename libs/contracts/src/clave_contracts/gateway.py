@@ -95,14 +95,15 @@ class AuditVerification(Answer):
     """What verifying the log found.
 
     Attributes:
-        damage: None when all is well, else ``gap``, ``altered``, ``truncated`` or ``forked``.
+        damage: None when all is well, else ``gap``, ``altered``, ``truncated``, ``forked``, or ``unsigned`` where
+            signatures were asked for.
         first_bad: Index of the first damaged record.
     """
 
     ok: bool
     size: int
     root: str
-    damage: Literal["gap", "altered", "truncated", "forked"] | None = None
+    damage: Literal["gap", "altered", "truncated", "forked", "unsigned"] | None = None
     first_bad: int | None = None
     detail: str = ""
 
@@ -130,6 +131,10 @@ class GatewayClient(ServiceClient):
         """Search the audit log."""
         return await self.get(AuditPage, f"{API}/audit", **filters)
 
-    async def verify_audit(self) -> AuditVerification:
-        """Recompute the whole log and compare it with its signed checkpoints."""
-        return await self.post(AuditVerification, f"{API}/audit/verify")
+    async def verify_audit(self, *, signatures: bool = False) -> AuditVerification:
+        """Recompute the whole log and compare it with its signed checkpoints.
+
+        Args:
+            signatures: Check the signature of each entry's own service as well.
+        """
+        return await self.post(AuditVerification, f"{API}/audit/verify{'?signatures=true' if signatures else ''}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from clave_common.access.enforcement import Access
 from clave_common.access.verification import CredentialVerifier
 from clave_common.access.wiring import open_access
+from clave_common.audit_signatures import AuditSigner
 from clave_common.background import Background
 from clave_common.blobstore import BlobStore, open_blob_store
 from clave_common.clock import Clock, SystemClock
@@ -109,11 +110,12 @@ def build_app(
     verifier: CredentialVerifier,
     checks: dict[str, Check],
     background: Background,
+    signer: AuditSigner | None = None,
     registry: CollectorRegistry = REGISTRY,
 ) -> FastAPI:
     """Put routes and loops around the operations."""
     settings = parts.settings
-    background.add(OUTBOX_LOOP, partial(OutboxRelay(parts.database, parts.redis).run, background))
+    background.add(OUTBOX_LOOP, partial(OutboxRelay(parts.database, parts.redis, signer).run, background))
     background.add(catalogue.LOOP_NAME, partial(parts.catalogues.run, background))
     background.add(ingestion.LOOP_NAME, partial(parts.ingestion.follow, background))
 
@@ -178,5 +180,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     background = Background()
     background.add("access", partial(kit.run, background))
     return build_app(
-        parts, access=kit.access, verifier=kit.verifier, checks={"access": kit.ready}, background=background
+        parts,
+        access=kit.access,
+        verifier=kit.verifier,
+        checks={"access": kit.ready},
+        background=background,
+        signer=kit.audit_signer,
     )

@@ -1,14 +1,14 @@
 """The gateway's composition root."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING
 
-from clave_common.access.decision_log import DECISION_STREAM
-from clave_common.access.wiring import PEPPER_FILE, AccessKit, open_access
+from clave_common.access.wiring import JWKS_FILE, PEPPER_FILE, AccessKit, open_access
+from clave_common.audit_signatures import RETIRED_KEYS_FILE, AuditVerifier
 from clave_common.background import Background
 from clave_common.clock import SystemClock
 from clave_common.database import Database
@@ -17,7 +17,7 @@ from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
 from clave_common.settings import ServiceSettings
 from clave_common.streams import Handler, StreamConsumer
-from clave_contracts.events import AUDIT_STREAM
+from clave_contracts.events import SERVICES, audit_stream, decision_stream
 from fastapi import FastAPI
 from pydantic_settings import SettingsConfigDict
 from redis.asyncio import Redis
@@ -94,7 +94,12 @@ class Gateway:
         )
         self._witness = Witness(settings.data_dir / "witness")
         self._sequencer = Sequencer(
-            self._database, self._signer, self._witness, origin=settings.audit_origin, clock=self._clock
+            self._database,
+            self._signer,
+            self._witness,
+            origin=settings.audit_origin,
+            clock=self._clock,
+            verifier=AuditVerifier.from_files(settings.secrets_dir / JWKS_FILE),
         )
         self._decisions = DecisionService(self._database, self._kit.access, self._kit.engine, self._clock)
         self._background = Background()
@@ -105,7 +110,9 @@ class Gateway:
         bindings = BindingService(self._database, access, self._clock)
         keys = KeyService(self._database, access, bindings, pepper=self._pepper, clock=self._clock)
         policies = PolicyService(self._database, access, self._signer, snapshot=kit.snapshot, clock=self._clock)
-        audit = AuditService(self._database, access, self._signer, self._witness, self._sequencer)
+        secrets = self._settings.secrets_dir
+        recorded = AuditVerifier.from_files(secrets / JWKS_FILE, secrets / RETIRED_KEYS_FILE)
+        audit = AuditService(self._database, access, self._signer, self._witness, self._sequencer, recorded)
         return create_service_app(
             service=SERVICE,
             version=__version__,
@@ -152,17 +159,18 @@ class Gateway:
 
     def _add_loops(self) -> None:
         background = self._background
-        relay = OutboxRelay(self._database, self._redis)
+        relay = OutboxRelay(self._database, self._redis, self._kit.audit_signer)
         background.add("outbox", partial(relay.run, background))
         background.add("access", partial(self._kit.run, background))
-        background.add("sequencer", partial(self._consume, AUDIT_STREAM, GROUP, self._sequencer.append))
-        background.add("decisions", partial(self._consume, DECISION_STREAM, "decisions", self._decisions.keep))
+        background.add("sequencer", partial(self._consume, audit_stream, GROUP, self._sequencer.append))
+        background.add("decisions", partial(self._consume, decision_stream, "decisions", self._decisions.keep))
         background.add(CHECKPOINT_LOOP, partial(self._sequencer.run_checkpoints, background))
         if self._opa is not None:
             background.add("opa", partial(keep_loaded, self._opa, background))
 
-    async def _consume(self, stream: str, group: str, handler: Handler) -> None:
-        consumer = StreamConsumer(self._redis, streams=[stream], group=group, consumer=f"{SERVICE}-{gethostname()}")
+    async def _consume(self, stream_of: Callable[[str], str], group: str, handler: Handler) -> None:
+        streams = [stream_of(service) for service in SERVICES]
+        consumer = StreamConsumer(self._redis, streams=streams, group=group, consumer=f"{SERVICE}-{gethostname()}")
         await consumer.run(handler, self._background, group)
 
 

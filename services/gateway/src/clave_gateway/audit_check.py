@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from clave_common.audit_signatures import signed_text
+
 from clave_gateway.domain.proofs import ProofInvalid, check_proof
 from clave_gateway.signing import verifies
 
@@ -19,7 +21,7 @@ def main() -> int:
     try:
         kept = arguments.checkpoint.read_text() if arguments.checkpoint else None
         proof = json.loads(arguments.proof.read_text())
-        said = check_proof(proof, verify=verifies, trusted_key=arguments.key, kept=kept)
+        said = check_proof(proof, verify=verifies, signed_text=signed_text, trusted_key=arguments.key, kept=kept)
     except (OSError, ValueError, ProofInvalid) as error:
         sys.stderr.write(f"The proof does not hold: {error}.\n")
         return 1

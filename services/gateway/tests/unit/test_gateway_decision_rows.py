@@ -21,7 +21,11 @@ FIELDS = {
 
 
 def test_names_with_a_nul_do_not_stop_the_log_of_decisions() -> None:
-    row = decision_row(Entry("clave.decisions", b"1-0", "dec_1", orjson.dumps(FIELDS)))
+    row = decision_row(Entry("clave.decisions.inference", b"1-0", "dec_1", orjson.dumps(FIELDS)))
     assert row is not None
     assert row.resource == "models/a\N{REPLACEMENT CHARACTER}b"
     assert "\\u0000" not in orjson.dumps(row.input).decode()
+
+
+def test_no_service_writes_decisions_in_the_name_of_another() -> None:
+    assert decision_row(Entry("clave.decisions.registry", b"1-0", "dec_1", orjson.dumps(FIELDS))) is None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clave_common.audit_signatures import AuditSigner, signed_text
 from clave_gateway import audit_check
 from clave_gateway.domain.checkpoints import Checkpoint, sign_checkpoint
 from clave_gateway.domain.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
@@ -17,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 SIGNER = Ed25519PrivateKey.generate()
 PUBLIC = SIGNER.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-ENTRIES = [f'{{"n":{number}}}' for number in range(13)]
+SERVICE = Ed25519PrivateKey.generate()
+ENTRIES = [f'{{"n":{number}}}' for number in range(12)]
+ENTRIES.append(AuditSigner("registry", SERVICE).signed(b'{"service":"registry"}').decode())
 LEAVES = [leaf_hash(entry.encode()) for entry in ENTRIES]
 
 
@@ -38,6 +41,10 @@ def inclusion(index: int = 4) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def signed_by(key: Ed25519PrivateKey) -> dict[str, Any]:
+    return {**inclusion(12), "service_key": text(key.public_key().public_bytes_raw())}
+
+
 def consistency(old_size: int = 5, **changes: Any) -> dict[str, Any]:
     return {
         "old_size": old_size, "old_root": text(root_of(LEAVES[:old_size])), "size": 13, "root": text(root_of(LEAVES)),
@@ -47,13 +54,16 @@ def consistency(old_size: int = 5, **changes: Any) -> dict[str, Any]:
 
 
 def test_good_proofs_say_what_they_prove() -> None:
-    assert "entry 4 is in the log of 13" in check_proof(inclusion(), verify=verifies, trusted_key=text(PUBLIC))
-    assert check_proof(inclusion(), verify=verifies, kept=note(13))
+    assert "entry 4 is in the log of 13" in check_proof(
+        inclusion(), verify=verifies, signed_text=signed_text, trusted_key=text(PUBLIC)
+    )
+    assert check_proof(inclusion(), verify=verifies, signed_text=signed_text, kept=note(13))
     for old_size in (1, 5, 8, 13):
-        said = check_proof(consistency(old_size), verify=verifies, kept=note(old_size))
+        said = check_proof(consistency(old_size), verify=verifies, signed_text=signed_text, kept=note(old_size))
         assert f"extends the one of {old_size}; signed: " in said
+    assert "registry" in check_proof(signed_by(SERVICE), verify=verifies, signed_text=signed_text)
     unsigned = consistency(checkpoint=None)
-    assert "signed: neither" in check_proof(unsigned, verify=verifies)
+    assert "signed: neither" in check_proof(unsigned, verify=verifies, signed_text=signed_text)
 
 
 @pytest.mark.parametrize(
@@ -70,18 +80,20 @@ def test_good_proofs_say_what_they_prove() -> None:
         (consistency(), note(5, root=b"r" * 32), "forked"),
         (consistency(), note(7), "not an end"),
         (consistency(checkpoint=note(13, root=b"r" * 32)), None, "forked"),
+        (inclusion(12), None, "no proof"),
+        (signed_by(Ed25519PrivateKey.generate()), None, "did not sign it"),
         ({}, None, "no proof"),
         ({**consistency(), "proof": ["%"]}, None, "no proof"),
     ],
 )
 def test_a_spoilt_proof_is_refused(proof: dict[str, Any], kept: str | None, why: str) -> None:
     with pytest.raises(ProofInvalid, match=why):
-        check_proof(proof, verify=verifies, kept=kept)
+        check_proof(proof, verify=verifies, signed_text=signed_text, kept=kept)
 
 
 def test_a_log_of_another_key_is_not_the_trusted_one() -> None:
     with pytest.raises(ProofInvalid, match="not by the key"):
-        check_proof(inclusion(), verify=verifies, trusted_key="AAAA")
+        check_proof(inclusion(), verify=verifies, signed_text=signed_text, trusted_key="AAAA")
 
 
 def test_the_command_needs_no_gateway(

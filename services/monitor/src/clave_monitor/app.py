@@ -170,7 +170,7 @@ def _loops(settings: Settings, kit: AccessKit, database: Database, redis: Redis,
         )
 
     predictions, runs = stream(PREDICTION_STREAM), stream(event_stream("trainer"))
-    relay = OutboxRelay(database, redis)
+    relay = OutboxRelay(database, redis, kit.audit_signer)
     background.add("access", partial(kit.run, background))
     background.add(OUTBOX_LOOP, partial(relay.run, background))
     background.add("predictions", partial(predictions.run, wired.predictions.handle, background, "predictions"))

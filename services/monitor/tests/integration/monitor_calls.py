@@ -45,7 +45,7 @@ async def decisions(monitor):
 
 
 async def events(monitor):
-    relay = OutboxRelay(monitor.database, monitor.redis)
+    relay = OutboxRelay(monitor.database, monitor.redis, None)
     while await relay.relay_once():
         pass
     found = await monitor.redis.xrange(event_stream("monitor"))

@@ -265,7 +265,7 @@ def _webhook_key(settings: ServiceSettings) -> bytes:
 
 def _loops(kit: AccessKit, database: Database, redis: Redis, wired: Wired, *, consumer: str) -> Background:
     background = Background()
-    relay = OutboxRelay(database, redis)
+    relay = OutboxRelay(database, redis, kit.audit_signer)
     events = StreamConsumer(redis, streams=[event_stream("registry")], group="registry-webhooks", consumer=consumer)
     background.add("access", lambda: kit.run(background))
     background.add(OUTBOX_LOOP, lambda: relay.run(background))

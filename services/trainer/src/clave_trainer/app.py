@@ -51,7 +51,7 @@ def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, re
     consumer = StreamConsumer(redis, streams=[event_stream("monitor")], group=_GROUP, consumer="trainer")
     retraining = RetrainingConsumer(database, clock)
     background.add("access", partial(kit.run, background))
-    background.add(OUTBOX_LOOP, partial(OutboxRelay(database, redis).run, background))
+    background.add(OUTBOX_LOOP, partial(OutboxRelay(database, redis, kit.audit_signer).run, background))
     background.add("bells", partial(_every, background, "bells", 0.4, partial(engine.ring, bell)))
     background.add("reaper", partial(_every, background, "reaper", 1.0, engine.reap))
     background.add("schedules", partial(_every, background, "schedules", 0.5, schedules.fire_due))

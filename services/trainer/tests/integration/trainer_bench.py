@@ -55,6 +55,7 @@ class Kit:
 
     access = Access(AllowAll())
     verifier: LocalVerifier = OneCaller()
+    audit_signer = None
 
     async def run(self, background) -> None:
         await asyncio.Event().wait()

@@ -72,6 +72,9 @@ def verify_audit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint kept elsewhere, an end of the proof.", exists=True, dir_okay=False)
     ] = None,
+    signatures: Annotated[
+        bool, typer.Option("--signatures", help="Also check that each entry's own service signed it; takes longer.")
+    ] = False,
 ) -> None:
     """Prove that no audit entry was altered, dropped or reordered; or check a kept proof offline."""
     if proof is not None:
@@ -79,7 +82,7 @@ def verify_audit(
         return
 
     async def ask(client: "AsyncClient") -> "AuditVerification":
-        return await client.gateway.verify_audit()
+        return await client.gateway.verify_audit(signatures=signatures)
 
     answer = session.ask(ask)
     session.show(

@@ -4,6 +4,8 @@ pepper               32 random bytes, hex; keys API-key digests
 edge.key             32 random bytes, hex; the edge adds it to each request as proof that the request came through it
 <service>.pem        Ed25519 private key with which a service signs its tokens
 services.jwks.json   the public halves, one key for each service, ``kid`` = its name
+services.retired.jwks.json  public halves that were replaced: remove a ``<service>.pem`` while the stack is down, and
+                     the next start makes another. They let nobody in; old audit entries are checked by them
 passwords.json       Postgres superuser, one role for each service, Valkey, the supervisor's socket
 """
 
@@ -57,8 +59,7 @@ def ensure_secrets(folder: Path, services: tuple[str, ...]) -> Passwords:
     if not (folder / EDGE_KEY).exists():
         write_secret(folder / EDGE_KEY, secrets.token_hex(32))
     keys = {service: _ensure_signing_key(folder / f"{service}.pem") for service in services}
-    jwks = {"keys": [_public_jwk(service, key) for service, key in keys.items()]}
-    write_secret(folder / "services.jwks.json", json.dumps(jwks, indent=2))
+    _publish(folder, [_public_jwk(service, key) for service, key in keys.items()])
     return _ensure_passwords(folder / "passwords.json", services)
 
 
@@ -86,6 +87,19 @@ def _ensure_signing_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise TypeError(f"{path} does not hold an Ed25519 key")
     return key
+
+
+def _publish(folder: Path, keys: list[dict[str, str]]) -> None:
+    """Write the public keys in force; those that are not any more join the retired ones."""
+    current, retired = folder / "services.jwks.json", folder / "services.retired.jwks.json"
+    gone = [key for key in _keys_in(current) if key not in keys and any(key["kid"] == new["kid"] for new in keys)]
+    if gone:
+        write_secret(retired, json.dumps({"keys": [*_keys_in(retired), *gone]}, indent=2))
+    write_secret(current, json.dumps({"keys": keys}, indent=2))
+
+
+def _keys_in(path: Path) -> list[dict[str, str]]:
+    return list(json.loads(path.read_text())["keys"]) if path.exists() else []
 
 
 def _public_jwk(service: str, key: Ed25519PrivateKey) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """The log of decisions: what was asked, what was answered, by which engine and policy, so that it can be run again.
 
-Entries leave in batches through the Redis stream `clave.decisions`; the gateway keeps them for `clave explain`. A full
+Entries leave in batches through the service's Redis stream; the gateway keeps them for `clave explain`. A full
 buffer drops the oldest entry and counts it. Denials and decisions of audit level ``full`` are all logged, sampled ones
 in the share given and at least once a minute for each key, which is how the gateway knows when a key was last used.
 The log never fails a request. It delays one kind: a read of audit level ``full`` waits until its entry has left this
 process (`sent`), so that nobody has read what a crash then forgets; not longer than SENT_WAIT_S, because a hanging
-Redis must not stop reads.
+Redis must not stop reads. Such an entry carries the audit entry that the read becomes, signed here
+(`audit_signatures`): the gateway passes it on and could not write it in this service's name.
 """
 
 import asyncio
@@ -13,17 +14,19 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from clave_contracts.events import AuditEntry, decision_stream
 from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from clave_common.access.model import Decision
+from clave_common.audit_signatures import AuditSigner
 from clave_common.background import Background
 from clave_common.redis_client import REDIS_AWAY
 
-DECISION_STREAM = "clave.decisions"
 LOOP_NAME = "decision_log"
 _STREAM_LENGTH_MAX = 20_000
 _BATCH_MAX = 200
@@ -44,15 +47,24 @@ class DecisionLog:
     """Collects decisions of one service.
 
     Args:
+        signer: Signs the reads that become audit entries; without it they become none.
         sampled_share: Share of allows of audit level ``sampled`` that are kept, in [0, 1].
         entries_max: Entries held while Redis is away.
     """
 
     def __init__(
-        self, service: str, redis: Redis | None, *, sampled_share: float = 0.02, entries_max: int = 5_000
+        self,
+        service: str,
+        redis: Redis | None,
+        signer: AuditSigner | None = None,
+        *,
+        sampled_share: float = 0.02,
+        entries_max: int = 5_000,
     ) -> None:
         self._service = service
+        self._stream = decision_stream(service)
         self._redis = redis
+        self._signer = signer
         self._sampled_share = sampled_share
         self._entries: deque[bytes] = deque(maxlen=entries_max)
         self._keys_seen: dict[str, float] = {}
@@ -61,8 +73,14 @@ class DecisionLog:
         self._sending = asyncio.Lock()
         self._random = random.Random()  # noqa: S311 - chooses samples, not secrets
 
-    def note(self, question: Mapping[str, Any], decision: Decision) -> None:
-        """Take one decision; returns at once."""
+    def note(self, question: Mapping[str, Any], decision: Decision, *, reading: bool = False) -> None:
+        """Take one decision; returns at once.
+
+        Args:
+            question: What the policy was asked.
+            decision: What it answered.
+            reading: The action changes nothing; what does writes its audit entry itself, with what it changed.
+        """
         DECISIONS.labels(question["action"]["name"], "allow" if decision.allow else "deny").inc()
         passed_over = decision.allow and decision.audit == "sampled" and self._random.random() >= self._sampled_share
         if not self._key_due(question["context"]) and passed_over:
@@ -71,7 +89,10 @@ class DecisionLog:
             DROPPED.inc()
             self._sent += 1
         self._noted += 1
-        self._entries.append(decision_record(self._service, question, decision))
+        record = decision_record(self._service, question, decision)
+        if reading and decision.allow and decision.audit == "full" and self._signer is not None:
+            record["read"] = orjson.Fragment(self._signer.signed(read_entry(record)))
+        self._entries.append(orjson.dumps(record))
 
     def _key_due(self, context: Mapping[str, Any]) -> bool:
         """Tell whether a key's use is news, and remember it."""
@@ -119,12 +140,11 @@ class DecisionLog:
             self._sent += len(batch)
             return len(batch)
 
-    @staticmethod
-    async def _send(redis: Redis, batch: list[bytes]) -> None:
+    async def _send(self, redis: Redis, batch: list[bytes]) -> None:
         pipeline = redis.pipeline(transaction=False)
         for body in batch:
             pipeline.xadd(
-                DECISION_STREAM,
+                self._stream,
                 {"id": orjson.loads(body)["id"], "body": body},
                 maxlen=_STREAM_LENGTH_MAX,
                 approximate=True,
@@ -140,23 +160,41 @@ class DecisionLog:
         self._entries.extendleft(reversed(kept))
 
 
-def decision_record(service: str, question: Mapping[str, Any], decision: Decision) -> bytes:
+def read_entry(record: Mapping[str, Any]) -> bytes:
+    """Write the audit entry of an allowed read; its id follows from the decision's, so that the log takes it once."""
+    subject = record["input"]["subject"]["properties"]
+    return (
+        AuditEntry(
+            id=f"read_{record['id']}",
+            time=datetime.fromtimestamp(record["time"], UTC),
+            service=record["service"],
+            actor=record["subject"],
+            tenant=str(subject.get("tenant") or "unknown"),
+            action=record["action"],
+            resource=record["resource"],
+            decision_id=record["id"],
+            details={"input_digest": record["input_digest"]},
+        )
+        .model_dump_json()
+        .encode()
+    )
+
+
+def decision_record(service: str, question: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
     """Write one decision with its whole input, which holds names and flags but no credential and no feature value."""
     canonical = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
-    return orjson.dumps(
-        {
-            "id": decision.decision_id,
-            "service": service,
-            "time": question["context"]["time"],
-            "subject": question["subject"]["id"],
-            "action": question["action"]["name"],
-            "resource": question["resource"]["id"],
-            "allow": decision.allow,
-            "audit": decision.audit,
-            "reasons": decision.reasons,
-            "policy_version": decision.policy_version,
-            "engine": decision.engine,
-            "input": question,
-            "input_digest": f"sha256:{hashlib.sha256(canonical).hexdigest()}",
-        }
-    )
+    return {
+        "id": decision.decision_id,
+        "service": service,
+        "time": question["context"]["time"],
+        "subject": question["subject"]["id"],
+        "action": question["action"]["name"],
+        "resource": question["resource"]["id"],
+        "allow": decision.allow,
+        "audit": decision.audit,
+        "reasons": decision.reasons,
+        "policy_version": decision.policy_version,
+        "engine": decision.engine,
+        "input": question,
+        "input_digest": f"sha256:{hashlib.sha256(canonical).hexdigest()}",
+    }

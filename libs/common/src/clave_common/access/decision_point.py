@@ -110,7 +110,7 @@ class LocalDecisionPoint:
         document = await self._engine.decide(question)
         decision = decision_from(document, self._engine.name)
         if self._log is not None:
-            self._log.note(question, decision)
+            self._log.note(question, decision, reading=reading)
             if reading and decision.allow and decision.audit == "full":
                 await self._log.sent()
         return decision

@@ -30,6 +30,7 @@ from clave_common.access.service_tokens import ServiceTokenMinter, ServiceTokenV
 from clave_common.access.snapshot import Snapshot, SnapshotFile, SnapshotSource
 from clave_common.access.snapshot_keeper import GatewaySource, SnapshotKeeper
 from clave_common.access.verification import CredentialVerifier
+from clave_common.audit_signatures import AuditSigner
 from clave_common.background import Background
 from clave_common.peers import peer_client
 from clave_common.settings import PeerSettings, ServiceSettings
@@ -47,6 +48,7 @@ class AccessKit:
         run: The loop that keeps keys and policy fresh; takes the service's `Background`.
         ready: Raises Unavailable while there is no snapshot to decide by (a readiness check).
         snapshot: The copy of keys and policy in force, None before the first one came.
+        audit_signer: Signs the service's audit entries as its outbox lets them go.
     """
 
     access: Access
@@ -58,6 +60,7 @@ class AccessKit:
     keeper: SnapshotKeeper
     engine: PolicyEngine
     decision_point: LocalDecisionPoint
+    audit_signer: AuditSigner
 
 
 def open_access(
@@ -90,7 +93,8 @@ def open_access(
         keys=keys,
         redis=redis,
     )
-    log = DecisionLog(service, redis)
+    signer = AuditSigner.from_file(service, secrets / f"{service}.pem")
+    log = DecisionLog(service, redis, signer)
     point = LocalDecisionPoint(engine, keeper.current, age_s=keeper.age_s, log=log)
     limiter = RateLimiter(redis)
     verifier = LocalVerifier(
@@ -127,6 +131,7 @@ def open_access(
         keeper=keeper,
         engine=engine,
         decision_point=point,
+        audit_signer=signer,
     )
 
 

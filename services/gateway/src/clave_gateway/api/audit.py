@@ -27,6 +27,8 @@ class AuditProof(Answer):
         proof: Base64 hashes from the leaf to the root, nearest first (RFC 6962).
         checkpoint: Signed note (C2SP) that states size and root.
         public_key: Base64 of the log's Ed25519 key.
+        service_key: Base64 of the Ed25519 key with which the entry's service signed it; absent for entries from before
+            services signed.
     """
 
     index: int
@@ -36,6 +38,7 @@ class AuditProof(Answer):
     size: int
     checkpoint: str
     public_key: str
+    service_key: str | None = None
 
 
 class ConsistencyProof(Answer):
@@ -104,9 +107,10 @@ def audit_router(service: AuditService) -> APIRouter:
     @router.post("/verify")
     async def verify(
         caller: Caller = governed("audit:log.verify", resource_id="audit"),  # noqa: ARG001
+        signatures: Annotated[bool, Query(description="Check each entry's own signature too; takes longer.")] = False,  # noqa: FBT002 - a query parameter
     ) -> AuditVerification:
         """Recompute the whole log and compare it with its signed checkpoints and the witness's copy."""
-        finding = await service.verify()
+        finding = await service.verify(signatures=signatures)
         return AuditVerification(
             ok=finding.damage is None,
             size=finding.size,
@@ -131,6 +135,7 @@ def audit_router(service: AuditService) -> APIRouter:
             size=proof.size,
             checkpoint=proof.checkpoint,
             public_key=base64.b64encode(proof.public_key).decode(),
+            service_key=base64.b64encode(proof.service_key).decode() if proof.service_key else None,
         )
 
     @router.get("/consistency")

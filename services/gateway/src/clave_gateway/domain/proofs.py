@@ -7,6 +7,7 @@ proof connects.
 
 import base64
 import binascii
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from clave_gateway.domain.merkle import consistent, leaf_hash, root_from_inclusi
 
 Verify = Callable[[bytes, bytes, bytes], bool]
 """Tells whether (public key, signature, text) belong together."""
+SignedText = Callable[[Mapping[str, Any]], bytes]
+"""Writes what a service signs of an audit entry."""
 Read = Callable[[str], Checkpoint]
 
 
@@ -23,13 +26,19 @@ class ProofInvalid(Exception):
 
 
 def check_proof(
-    proof: Mapping[str, Any], *, verify: Verify, trusted_key: str | None = None, kept: str | None = None
+    proof: Mapping[str, Any],
+    *,
+    verify: Verify,
+    signed_text: SignedText,
+    trusted_key: str | None = None,
+    kept: str | None = None,
 ) -> str:
     """Check a proof and say what it proves.
 
     Args:
         proof: An inclusion or consistency proof as the gateway answered it.
         verify: Checks an Ed25519 signature.
+        signed_text: For the signature of the entry's own service, where it has one.
         trusted_key: Base64 of the key that the log must have.
         kept: A checkpoint's note that was kept elsewhere.
 
@@ -45,7 +54,9 @@ def check_proof(
         def read(note: str) -> Checkpoint:
             return read_checkpoint(note, public_key=raw, verify=lambda sign, text: verify(raw, sign, text))
 
-        return _inclusion(proof, read, kept) if "canonical" in proof else _consistency(proof, read, kept)
+        if "canonical" in proof:
+            return _inclusion(proof, read, kept) + _signer_of(proof, verify, signed_text)
+        return _consistency(proof, read, kept)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise ProofInvalid(f"this is no proof of the audit log: {type(error).__name__} {error}") from error
     except CheckpointInvalid as error:
@@ -64,6 +75,18 @@ def _inclusion(proof: Mapping[str, Any], read: Read, kept: str | None) -> str:
     if kept is not None and read(kept) != checkpoint:
         raise ProofInvalid("the checkpoint that was kept is another one; prove the way between them first")
     return f"entry {index} is in the log of {checkpoint.size} entries that {checkpoint.origin} signed"
+
+
+def _signer_of(proof: Mapping[str, Any], verify: Verify, signed_text: SignedText) -> str:
+    """Say which service signed the entry; nothing where it carries no signature."""
+    fields = json.loads(proof["canonical"])
+    signature = fields.get("signature")
+    if signature is None:
+        return ""
+    key, value = (base64.b64decode(str(part), validate=True) for part in (proof["service_key"], signature["value"]))
+    if signature["kid"] != fields["service"] or not verify(key, value, signed_text(fields)):
+        raise ProofInvalid("the service that the entry names did not sign it")
+    return f"; {fields['service']} signed the entry itself, with the key {proof['service_key']}"
 
 
 def _consistency(proof: Mapping[str, Any], read: Read, kept: str | None) -> str:

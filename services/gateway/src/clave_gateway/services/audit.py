@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import orjson
 from clave_common.access.enforcement import Access
 from clave_common.access.filters import visible_rows
 from clave_common.access.model import Caller
+from clave_common.audit_signatures import SIGNATURE, AuditVerifier, EntryRefused
 from clave_common.database import Database
 from clave_common.errors import NotFound
 from sqlalchemy import ColumnElement
@@ -45,6 +46,7 @@ class InclusionProof:
         proof: Hashes from the leaf to the checkpoint's root, nearest first.
         checkpoint: Signed note that states the root.
         public_key: The log's Ed25519 key.
+        service_key: The Ed25519 key with which the entry's service signed it; None where it did not.
     """
 
     index: int
@@ -54,6 +56,7 @@ class InclusionProof:
     checkpoint: str
     size: int
     public_key: bytes
+    service_key: bytes | None
 
 
 class AuditService:
@@ -66,12 +69,14 @@ class AuditService:
         signer: GatewaySigner,
         witness: Witness,
         sequencer: Sequencer,
+        verifier: AuditVerifier,
     ) -> None:
         self._database = database
         self._access = access
         self._signer = signer
         self._witness = witness
         self._sequencer = sequencer
+        self._verifier = verifier
 
     async def search(self, caller: Caller, wanted: AuditSearch, *, before: int | None, limit: int) -> list[AuditRow]:
         """List entries of the tenants that the caller may see, newest first."""
@@ -83,11 +88,15 @@ class AuditService:
         clauses = await self._access.visible(caller, "audit:log.read")
         return visible_rows(clauses, tenant=audit_log.c.tenant, resource_id=audit_log.c.resource)
 
-    async def verify(self) -> Finding:
+    async def verify(self, *, signatures: bool = False) -> Finding:
         """Recompute the whole log and compare it with its checkpoints and the witness.
 
         What was promised is read before what is there: the log grows meanwhile, and never shrinks.
+
+        Args:
+            signatures: Check each entry's own signature as well.
         """
+        judge = self._judged if signatures else None
         leaves = self._witness.leaves()
         async with self._database.transaction() as tx:
             notes = [*await audit.list_checkpoints(tx.session), *self._witness.checkpoints()]
@@ -96,11 +105,18 @@ class AuditService:
             ]
         checkpoints, forged = self._genuine(notes)
         # beside the event loop: a long log takes seconds
-        finding = await asyncio.to_thread(verify_log, entries, checkpoints=checkpoints, witness=leaves)
+        finding = await asyncio.to_thread(verify_log, entries, checkpoints=checkpoints, witness=leaves, judge=judge)
         if finding.damage is None and forged:
-            detail = f"{forged} checkpoints carry no good signature and were left out"
-            return Finding(finding.size, finding.root, detail=detail)
+            left_out = f"{forged} checkpoints carry no good signature and were left out"
+            return replace(finding, detail="; ".join(filter(None, (finding.detail, left_out))))
         return finding
+
+    def _judged(self, canonical: bytes) -> str | None:
+        try:
+            self._verifier.check(orjson.loads(canonical))
+        except EntryRefused as refusal:
+            return str(refusal)
+        return None
 
     def _genuine(self, notes: list[str]) -> tuple[list[Checkpoint], int]:
         genuine: list[Checkpoint] = []
@@ -135,6 +151,7 @@ class AuditService:
             checkpoint=note,
             size=checkpoint.size,
             public_key=self._signer.public_key,
+            service_key=self._verifier.signed_with(orjson.loads(row.canonical)),
         )
 
     async def consistency(self, old_size: int, size: int | None = None) -> dict[str, Any]:
@@ -232,5 +249,6 @@ def ecs_document(row: AuditRow) -> dict[str, Any]:
             "resource": row.resource,
             "decision_id": entry.get("decision_id"),
             "details": entry.get("details", {}),
+            "signature": entry.get(SIGNATURE),
         },
     }
