@@ -1,10 +1,15 @@
-"""`Idempotency-Key`: the same key and body give the same answer, however often they are sent."""
+"""`Idempotency-Key`: the same key and body give the same answer, however often they are sent.
+
+An answer that shows a secret once is kept without it: whoever repeats that call is told what was made, and the secret
+lies nowhere.
+"""
 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import orjson
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,8 +29,20 @@ class OutcomeUnknown(FailedPrecondition):
     code = "outcome_unknown"
 
 
+class SecretShownOnce(FailedPrecondition):
+    """A repeated call whose first answer showed a secret, which was kept nowhere."""
+
+    code = "secret_shown_once"
+
+
 async def answer_once(
-    database: Database, request: Request, *, principal: str, answer: Callable[[], Awaitable[Response]]
+    database: Database,
+    request: Request,
+    *,
+    principal: str,
+    answer: Callable[[], Awaitable[Response]],
+    repeat: Callable[[], Awaitable[object]] | None = None,
+    shown_once: str | None = None,
 ) -> Response:
     """Run a creating operation once per key.
 
@@ -33,10 +50,19 @@ async def answer_once(
     the same key may be tried again; where the database is away at that moment, the trace goes as soon as it is back.
     A first call whose process died is never repeated blindly: after `RUNNING_S_MAX` its caller is told to look.
 
+    Args:
+        database: Keeps the answers, for a day.
+        request: Carries key and body.
+        principal: Whose key it is.
+        answer: Does it.
+        repeat: Decides whether the caller may be told the earlier answer; needed where `answer` itself decides.
+        shown_once: Member of the answer, a JSON object, that is shown once and never kept.
+
     Raises:
         InvalidArgument: The key was used with another body, or is too long.
         Aborted: The first call with this key is still running.
         OutcomeUnknown: The first call ended without an answer that was kept.
+        SecretShownOnce: The first call was answered, with a secret.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -47,14 +73,33 @@ async def answer_once(
     fingerprint = hashlib.sha256(await request.body()).hexdigest()
     earlier = await _reserve(database, full_key, fingerprint)
     if earlier is not None:
+        if shown_once is not None:
+            raise _told_before(earlier)
+        if repeat is not None:
+            await repeat()
         return earlier
     try:
         response = await answer()
     except BaseException:
         await _soon(lambda: _forget(database, full_key))
         raise
-    await _soon(lambda: _keep(database, full_key, response))
+    body = bytes(response.body) if shown_once is None else _without(bytes(response.body), shown_once)
+    await _soon(lambda: _keep(database, full_key, response.status_code, body))
     return response
+
+
+def _without(body: bytes, shown_once: str) -> bytes:
+    document = orjson.loads(body)
+    return orjson.dumps({name: value for name, value in document.items() if name != shown_once})
+
+
+def _told_before(earlier: Response) -> SecretShownOnce:
+    made = orjson.loads(bytes(earlier.body))
+    return SecretShownOnce(
+        f"The first call with this Idempotency-Key made {made.get('id')}; its secret was in that answer and is kept "
+        "nowhere. Remove what it made and make another with a new key.",
+        id=made.get("id"),
+    )
 
 
 async def _soon(write: Callable[[], Awaitable[None]]) -> None:
@@ -117,12 +162,12 @@ async def _reserve(database: Database, key: str, fingerprint: str) -> Response |
     )
 
 
-async def _keep(database: Database, key: str, response: Response) -> None:
+async def _keep(database: Database, key: str, status: int, body: bytes) -> None:
     table = f"{database.metadata.schema}.idempotency_keys"
     async with database.transaction() as tx:
         await tx.session.execute(
             text(f"update {table} set status = :s, body = :b where key = :k"),  # noqa: S608 - own table
-            {"s": response.status_code, "b": bytes(response.body), "k": key},
+            {"s": status, "b": body, "k": key},
         )
 
 

@@ -62,3 +62,15 @@ async def test_no_tenants_administrator_touches_the_platforms_own(gateway: Inner
     second = await gateway.send("POST", "/keys", {"name": "admin", "kind": "user", "role": "admin"})
     assert second.status_code == 201, second.text
     assert (await gateway.send("DELETE", f"/keys/{second.json()['id']}")).status_code == 204
+
+
+async def test_the_secret_of_a_key_is_told_once_and_kept_nowhere(gateway: InnerGateway) -> None:
+    asked = {"name": "repeated", "role": "viewer"}
+    first = await gateway.send("POST", "/keys", asked, headers={"idempotency-key": "once"})
+    again = await gateway.send("POST", "/keys", asked, headers={"idempotency-key": "once"})
+    assert (first.status_code, again.status_code, again.json()["code"]) == (201, 409, "secret_shown_once"), again.text
+    assert again.json()["id"] == first.json()["id"]
+    secret = first.json()["key"].encode()
+    kept = [bytes(body) for (body,) in gateway.stored("select body from gateway.idempotency_keys")]
+    assert len(kept) == 1
+    assert not any(secret in body for body in kept)

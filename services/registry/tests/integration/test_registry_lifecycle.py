@@ -342,3 +342,14 @@ async def test_an_idempotency_key_creates_one_version(bench: Bench) -> None:
     first = await bench.call("user:ana", "POST", path, request, headers=headers, expect=201)
     second = await bench.call("user:ana", "POST", path, request, headers=headers, expect=201)
     assert first.json()["version"] == second.json()["version"] == 2
+
+
+async def test_a_repeated_deployment_is_told_again_to_who_may_still_read_it(bench: Bench) -> None:
+    first, second = await approved(bench), await approved(bench)
+    endpoint = {"name": "churn", "model": "churn", "version": first}
+    for path, body in ((f"{API}/endpoints", endpoint), (f"{API}/endpoints/churn/rollouts", {"version": second})):
+        told = [
+            await bench.call("user:eve", "POST", path, body, headers={"idempotency-key": "run_1"}, expect=201)
+            for _ in range(2)
+        ]
+        assert told[0].json() == told[1].json()

@@ -258,8 +258,8 @@ async def test_only_who_may_manages_webhooks_and_a_stale_state_is_not_changed(be
     await bench.call("user:vic", "GET", HOOKS, expect=403)
     headers = {"idempotency-key": "hook-1"}
     first = (await bench.call("user:eve", "POST", HOOKS, body, headers=headers, expect=201)).json()
-    second = (await bench.call("user:eve", "POST", HOOKS, body, headers=headers, expect=201)).json()
-    assert first["id"] == second["id"]
+    second = (await bench.call("user:eve", "POST", HOOKS, body, headers=headers, expect=409)).json()
+    assert (second["code"], second["id"]) == ("secret_shown_once", first["id"])
     other = await bench.call("user:eve", "POST", HOOKS, {**body, "description": "x"}, headers=headers)
     assert other.status_code == 422
     path = f"{HOOKS}/{first['id']}"

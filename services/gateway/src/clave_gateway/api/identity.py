@@ -100,7 +100,7 @@ def keys_router(service: KeyService, database: Database) -> APIRouter:
             made = _new_key(await service.create(caller, body))
             return Response(made.model_dump_json(), status_code=201, media_type="application/json")
 
-        return await answer_once(database, request, principal=caller.subject_id, answer=make)
+        return await answer_once(database, request, principal=caller.subject_id, answer=make, shown_once="key")
 
     @router.get("/keys")
     async def list_keys(

@@ -35,7 +35,13 @@ def endpoint_routes(operations: Operations) -> APIRouter:
         async def create() -> Response:
             return answer(await endpoints.create(caller, body), status=201)
 
-        return await answer_once(operations.database, request, principal=caller.subject_id, answer=create)
+        return await answer_once(
+            operations.database,
+            request,
+            principal=caller.subject_id,
+            answer=create,
+            repeat=lambda: endpoints.require_read(caller, body.name),
+        )
 
     @router.get(_ENDPOINTS, summary="List endpoints by name")
     async def list_endpoints(
@@ -108,7 +114,13 @@ def _add_rollout_routes(router: APIRouter, operations: Operations) -> None:
         async def create() -> Response:
             return answer(await rollouts.create(caller, endpoint, body), status=201)
 
-        return await answer_once(operations.database, request, principal=caller.subject_id, answer=create)
+        return await answer_once(
+            operations.database,
+            request,
+            principal=caller.subject_id,
+            answer=create,
+            repeat=lambda: operations.endpoints.require_read(caller, endpoint),
+        )
 
     @router.get(f"{_ENDPOINT}/rollouts", tags=["rollouts"], summary="List rollouts, newest first")
     async def list_rollouts(

@@ -29,7 +29,9 @@ def webhook_routes(operations: Operations) -> APIRouter:
         async def create() -> Response:
             return answer(await webhooks.create(caller, body), status=201)
 
-        return await answer_once(operations.database, request, principal=caller.subject_id, answer=create)
+        return await answer_once(
+            operations.database, request, principal=caller.subject_id, answer=create, shown_once="secret"
+        )
 
     @router.get(_WEBHOOKS, response_model=contract.WebhookPage, summary="List webhooks, oldest first")
     async def list_webhooks(

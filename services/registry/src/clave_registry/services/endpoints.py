@@ -223,6 +223,17 @@ class Endpoints:
             tx, row, version, at=self._clock.now(), by=caller.acting_for, reason="first version of the endpoint"
         )
 
+    async def require_read(self, caller: Caller, name: str) -> None:
+        """Insist that the caller may read an endpoint.
+
+        Raises:
+            NotFound: There is none of that name.
+            PermissionDenied: Policy forbids it.
+        """
+        async with self._database.transaction() as tx:
+            row = await endpoint_named(tx, caller, name)
+        await self._access.require(caller, "inference:deployment.read", endpoint_resource(row))
+
     async def get(self, caller: Caller, name: str) -> contract.Endpoint:
         """Describe an endpoint with its routes and what inference reports."""
         async with self._database.transaction() as tx:
