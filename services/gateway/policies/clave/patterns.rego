@@ -1,7 +1,8 @@
 # Which names a pattern covers.
 #
 # Actions: "**" covers all, a name covers itself, one trailing "*" covers the rest of its segment (it
-# never crosses a ":"). Resources: "**", the id itself, or "prefix/**" for what lies strictly below.
+# never crosses a ":"). Resources are matched in `holdings.rego`: "**", the id itself, or "prefix/**" for
+# what lies strictly below.
 # glob.match is avoided: OPA and regorus read "*" against "a:b" differently.
 package clave.authz
 
@@ -21,20 +22,6 @@ matches_action(pattern, name) if {
 	prefix := trim_suffix(pattern, "*")
 	startswith(name, prefix)
 	not contains(trim_prefix(name, prefix), ":")
-}
-
-matches_resource("**", id) if is_string(id)
-
-matches_resource(pattern, id) if {
-	is_string(pattern)
-	pattern == id
-}
-
-matches_resource(pattern, id) if {
-	is_string(pattern)
-	is_string(id)
-	endswith(pattern, "/**")
-	startswith(id, trim_suffix(pattern, "**"))
 }
 
 # The enforcement point normalises ids; the policy still refuses an odd one.
