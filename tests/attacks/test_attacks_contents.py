@@ -362,6 +362,8 @@ class TestMarkup:
             assert not tag or tag not in plain, tag
         if form == "html":
             assert "default-src 'none'" in shown.headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in shown.headers["content-security-policy"]
+            assert shown.headers["x-frame-options"] == "DENY"
 
 
 def test_blobs_of_strangers_are_never_pages(owner: httpx.Client) -> None:

@@ -245,3 +245,58 @@ def test_tls_is_not_offered_by_accident(stack: Stack) -> None:
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         context.wrap_socket(connection, server_hostname="localhost")
+
+
+class TestHeaders:
+    """Attack 17: no browser takes an answer for a page or a script, and no cache keeps a secret."""
+
+    @pytest.mark.parametrize("service", ["gateway", "registry", "features", "inference", "monitor", "trainer"])
+    def test_every_answer_of_a_service_says_what_it_is(self, stack: Stack, service: str) -> None:
+        base = stack.services[service]["http"]
+        parts = urlsplit(base)
+        with httpx.Client(base_url=base, headers=stack.headers, timeout=20) as client:
+            answers = [
+                client.get("/v2/health/live"),
+                client.get(f"/api/{service}/v1/openapi.json"),
+                client.get("/metrics"),
+                client.get("/nothing"),
+                client.get(f"/api/{service}/v1/nothing", headers={"authorization": "Bearer x"}),
+                client.put("/v2/health/live"),
+                client.post("/v2/models/any/infer", json={"inputs": []}),
+                client.post("/v2/models/any/infer", content=b"{"),
+            ]
+        for answer in answers:
+            assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (answer.url, answer.headers)
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as connection:
+            connection.sendall(b"no request at all\r\n\r\n")
+            assert b"nosniff" in connection.recv(4096)
+
+    def test_the_edges_own_answers_do_too(self, stack: Stack) -> None:
+        with httpx.Client(base_url=stack.url, timeout=20) as client:
+            for answer in (
+                client.get("/healthz"),
+                client.get("/nothing"),
+                client.get("/v2", headers={"host": "evil.example"}),
+                client.get("/v2", headers={"x-a": "b" * 40_000}),
+                client.post("/v2/models/any/infer", content=b" " * 9_000_000),
+                client.get("/v2"),
+            ):
+                assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (answer, answer.headers)
+
+    def test_what_shows_a_secret_is_kept_nowhere(self, stack: Stack) -> None:
+        keys, hooks = "/api/gateway/v1/keys", "/api/registry/v1/webhooks"
+        for bases in zip(doors_of(stack, "gateway"), doors_of(stack, "registry"), strict=True):
+            with httpx.Client(headers=stack.headers, timeout=20) as client:
+                made = client.post(f"{bases[0]}{keys}", json={"name": f"kept-{uuid4().hex[:8]}", "role": "viewer"})
+                rotated = client.post(f"{bases[0]}{keys}/{made.json()['id']}/rotate")
+                hook = client.post(f"{bases[1]}{hooks}", json={"url": "https://localhost/", "events": []})
+                renewed = client.post(f"{bases[1]}{hooks}/{hook.json()['id']}/rotate-secret")
+                for answer in (made, rotated, hook, renewed):
+                    assert answer.headers["cache-control"] == "no-store", (answer.url, answer.text)
+                client.delete(f"{bases[1]}{hooks}/{hook.json()['id']}")
+                for each in (made, rotated):
+                    client.delete(f"{bases[0]}{keys}/{each.json()['id']}")
+
+
+def doors_of(stack: Stack, service: str) -> tuple[str, str]:
+    return stack.url, stack.services[service]["http"]

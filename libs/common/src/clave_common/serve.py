@@ -6,6 +6,7 @@ from typing import Literal
 import uvicorn
 from fastapi import FastAPI
 
+from clave_common.answer_headers import EVERY_ANSWER
 from clave_common.mutual_tls import MutualTls
 from clave_common.settings import ServiceSettings
 
@@ -26,6 +27,7 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
+        headers=EVERY_ANSWER,
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         timeout_keep_alive=75,

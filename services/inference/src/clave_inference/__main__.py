@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 import uvicorn
+from clave_common.answer_headers import EVERY_ANSWER
 from clave_common.logs import configure_logs
 from clave_common.mutual_tls import MutualTls
 
@@ -31,6 +32,7 @@ def serve_one(settings: Settings, worker: int, *, started_pipe: int | None = Non
         access_log=False,
         log_config=None,
         server_header=False,
+        headers=EVERY_ANSWER,
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),

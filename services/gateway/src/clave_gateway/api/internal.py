@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from clave_common.access import Caller, governed
+from clave_common.answer_headers import HOLDS_A_SECRET
 from clave_contracts.gateway import API
 from fastapi import APIRouter, Header
 from starlette.responses import Response
@@ -24,6 +25,6 @@ def snapshot_router(service: SnapshotService) -> APIRouter:
         raw = await service.fetch(int(held) if held.isascii() and held.isdigit() else None)
         if raw is None:
             return Response(status_code=304)
-        return Response(raw, media_type="application/json")
+        return Response(raw, media_type="application/json", headers=HOLDS_A_SECRET)
 
     return router

@@ -61,7 +61,6 @@ def _headers(digest: str, part: Slice) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "Content-Length": str(part.end - part.start),
         "Cache-Control": "private, immutable, max-age=31536000",
-        "X-Content-Type-Options": "nosniff",
     }
     if not part.whole:
         headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{part.size}"

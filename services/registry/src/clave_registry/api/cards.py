@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from clave_common.access import Caller, governed
+from clave_common.answer_headers import PAGE
 from clave_common.errors import InvalidArgument
 from clave_contracts import registry as contract
 from fastapi import APIRouter, Body, Header, Query
@@ -105,8 +106,7 @@ def rendered(card: dict[str, Any], form: Form, *, revision: int) -> Response:
     if form in _JSON_FORMS:
         return answer(_JSON_FORMS[form](card), revision=revision)
     if form == "html":
-        policy = "default-src 'none'; style-src 'unsafe-inline'"
-        return HTMLResponse(render_html(card), headers={"Content-Security-Policy": policy})
+        return HTMLResponse(render_html(card), headers=PAGE)
     texts: dict[Form, Callable[[], str]] = {
         "md": lambda: render_markdown(card),
         "huggingface": lambda: hugging_face(card, render_markdown(card)),

@@ -1,5 +1,6 @@
 """What the routes share: answers with entity tags, If-Match, query texts."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -48,11 +49,17 @@ class Reason(Body):
     reason: str = Field(default="", max_length=1_000)
 
 
-def answer(body: BaseModel | dict[str, Any], *, status: int = 200, revision: int | None = None) -> Response:
+def answer(
+    body: BaseModel | dict[str, Any],
+    *,
+    status: int = 200,
+    revision: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Render an answer as JSON, with its entity tag where it has a revision."""
-    headers = {} if revision is None else {"ETag": etag(revision)}
+    tagged = {} if revision is None else {"ETag": etag(revision)}
     content = body.model_dump_json().encode() if isinstance(body, BaseModel) else orjson.dumps(body)
-    return Response(content, status_code=status, media_type="application/json", headers=headers)
+    return Response(content, status_code=status, media_type="application/json", headers={**tagged, **(headers or {})})
 
 
 def revision_of(if_match: str | None) -> int | None:

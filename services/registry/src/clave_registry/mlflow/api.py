@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import orjson
 from clave_common.access import Caller, governed, open_route
+from clave_common.answer_headers import HOLDS_A_SECRET
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -162,7 +163,6 @@ def _add_artifact_routes(router: APIRouter, artifacts: Artifacts) -> None:
             "Accept-Ranges": "bytes",
             "Content-Length": str(part.end - part.start),
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(found.name, safe='')}",
-            "X-Content-Type-Options": "nosniff",
         }
         if not part.whole:
             headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{part.size}"
@@ -193,7 +193,7 @@ def _add_transfer_routes(router: APIRouter, transfers: Transfers, uploads: Uploa
     ) -> Response:
         door = Door(public_url or _base_url(request), request.headers.get("authorization", ""))
         message = await transfers.create(caller, folder, await fields_of(request), door)
-        return _json(message, headers={"Cache-Control": "no-store"})
+        return _json(message, headers=HOLDS_A_SECRET)
 
     @router.put(f"{PART}/{{upload}}/{{number}}", summary="Send a part")
     async def put_part(
