@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated
 
 from clave_common.access import Caller, governed
+from clave_common.answer_headers import HOLDS_A_SECRET
 from clave_common.database import Database
 from clave_common.idempotency import answer_once
 from clave_common.pages import PageSize, PageToken, decode_token, encode_token
@@ -98,7 +99,9 @@ def keys_router(service: KeyService, database: Database) -> APIRouter:
 
         async def make() -> Response:
             made = _new_key(await service.create(caller, body))
-            return Response(made.model_dump_json(), status_code=201, media_type="application/json")
+            return Response(
+                made.model_dump_json(), status_code=201, media_type="application/json", headers=HOLDS_A_SECRET
+            )
 
         return await answer_once(database, request, principal=caller.subject_id, answer=make, shown_once="key")
 
@@ -128,8 +131,11 @@ def keys_router(service: KeyService, database: Database) -> APIRouter:
         return Response(status_code=204)
 
     @router.post("/keys/{key_id}/rotate", status_code=201)
-    async def rotate(key_id: KeyId, caller: Caller = governed("admin:key.create", in_operation=True)) -> NewKey:
+    async def rotate(
+        key_id: KeyId, response: Response, caller: Caller = governed("admin:key.create", in_operation=True)
+    ) -> NewKey:
         """Make a successor with the same rights; the old key works on until revoked."""
+        response.headers.update(HOLDS_A_SECRET)
         return _new_key(await service.rotate(caller, key_id))
 
     return router

@@ -1,6 +1,7 @@
 """Routes of webhooks and their delivery log."""
 
 from clave_common.access import Caller, governed
+from clave_common.answer_headers import HOLDS_A_SECRET
 from clave_common.idempotency import answer_once
 from clave_common.pages import PageSize, PageToken
 from clave_common.pages import page_size as bounded_page_size
@@ -27,7 +28,7 @@ def webhook_routes(operations: Operations) -> APIRouter:
         body: contract.WebhookCreate, request: Request, caller: Caller = governed(_MANAGE)
     ) -> Response:
         async def create() -> Response:
-            return answer(await webhooks.create(caller, body), status=201)
+            return answer(await webhooks.create(caller, body), status=201, headers=HOLDS_A_SECRET)
 
         return await answer_once(
             operations.database, request, principal=caller.subject_id, answer=create, shown_once="secret"
@@ -70,7 +71,7 @@ def _add_delivery_routes(router: APIRouter, operations: Operations) -> None:
 
     @router.post(f"{_WEBHOOK}/rotate-secret", response_model=contract.Webhook, summary="Give it a new secret")
     async def rotate_webhook_secret(webhook_id: str, caller: Caller = governed(_MANAGE, resource_id=_ID)) -> Response:
-        return answer(await webhooks.rotate(caller, webhook_id))
+        return answer(await webhooks.rotate(caller, webhook_id), headers=HOLDS_A_SECRET)
 
     @router.post(f"{_WEBHOOK}/ping", status_code=202, summary="Send it a WebhookPinged event")
     async def ping_webhook(webhook_id: str, caller: Caller = governed(_MANAGE, resource_id=_ID)) -> Response:
