@@ -1,5 +1,6 @@
 """Attack 20: no policy comes into force but by the gateway's own steps, and none reaches beyond its packages."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -88,3 +89,51 @@ async def test_a_policy_whose_signature_is_not_the_gateways_is_not_activated(gat
     gateway.break_in("update gateway.policy_bundles set signature = repeat('A', 86) where version = %s", version)
     answer = await gateway.send("POST", f"/policies/{version}/activate", accepted)
     assert answer.json()["code"] == "policy_unsigned", answer.text
+
+
+async def test_what_was_rolled_back_returns_only_by_activation(gateway: InnerGateway) -> None:
+    before = (await gateway.send("GET", "/policies")).json()["active"]
+    version = await uploaded(gateway)
+    accepted = await planned(gateway, version)
+    assert (await gateway.send("POST", f"/policies/{version}/activate", accepted)).status_code == 200
+    assert (await gateway.send("POST", "/policies/rollback")).json()["version"] == before
+    again = await gateway.send("POST", "/policies/rollback")
+    assert (again.status_code, again.json()["code"]) == (409, "policy_without_predecessor"), again.text
+    assert (await gateway.send("GET", "/policies")).json()["active"] == before
+
+
+async def test_two_policies_planned_against_the_same_one_do_not_follow_each_other(gateway: InnerGateway) -> None:
+    before = (await gateway.send("GET", "/policies")).json()["active"]
+    versions = [await uploaded(gateway) for _ in range(2)]
+    accepted = [await planned(gateway, version) for version in versions]
+    answers = await asyncio.gather(
+        *(
+            gateway.send("POST", f"/policies/{version}/activate", body)
+            for version, body in zip(versions, accepted, strict=True)
+        )
+    )
+    assert min(answer.status_code for answer in answers) == 200
+    refused = max(answers, key=lambda answer: answer.status_code)
+    assert refused.json()["code"] in {"policy_changed_meanwhile", "policy_plan_stale"}, refused.text
+    assert (await gateway.send("POST", "/policies/rollback")).json()["version"] == before
+
+
+async def test_a_plan_tells_every_decision_that_would_come_out_differently(gateway: InnerGateway) -> None:
+    key = await gateway.key_of("nosy", "viewer")
+    refused = {(await gateway.send("GET", "/bindings", key=key)).status_code for _ in range(60)}
+    assert refused == {403}
+    for _ in range(1000):
+        ((logged,),) = gateway.stored("select count(*) from gateway.decisions where subject = 'user:nosy'")
+        if logged >= 60:
+            break
+        await asyncio.sleep(0.02)
+    active = (await gateway.send("GET", "/policies")).json()["active"]
+    data = (await gateway.send("GET", f"/policies/{active}")).json()["data"]
+    data["roles"]["viewer"]["permissions"].append("admin:binding.list")
+    version = (await gateway.send("POST", "/policies", {"data": data})).json()["version"]
+    plan = (await gateway.send("POST", f"/policies/{version}/plan")).json()
+    opened = [one for one in plan["differences"] if one["subject"] == "user:nosy" and one["becomes"]["allow"]]
+    assert len(opened) == 60
+    assert plan["differences"][0]["becomes"]["allow"] is True
+    unread = await gateway.send("POST", f"/policies/{version}/activate", {"accept_differences": 50})
+    assert unread.json()["code"] == "policy_differences_not_accepted", unread.text

@@ -13,18 +13,19 @@ from typing import Any
 from clave_common.access.decision_point import decision_from
 from clave_common.access.enforcement import Access
 from clave_common.access.engine import EmbeddedEngine, PolicyEngine
-from clave_common.access.model import Caller, Resource
+from clave_common.access.model import Caller, Decision, Resource
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.snapshot import Snapshot
 from clave_common.clock import Clock
 from clave_common.database import Database
-from clave_common.errors import ClaveError, FailedPrecondition, InvalidArgument, NotFound
+from clave_common.errors import Aborted, ClaveError, FailedPrecondition, InvalidArgument, NotFound
 
 from clave_gateway.domain.policy_text import fault_of
 from clave_gateway.policy_cases import engine_with, read_cases, run_cases
 from clave_gateway.policy_files import shipped_policy_dir
 from clave_gateway.policy_fuzz import fuzz
 from clave_gateway.services.changes import record_audit, record_change
+from clave_gateway.services.delegation import PLATFORM
 from clave_gateway.services.snapshot import data_in_force
 from clave_gateway.signing import GatewaySigner
 from clave_gateway.storage import identity, policies
@@ -33,11 +34,8 @@ from clave_gateway.storage.policies import BundleRow
 from clave_gateway.storage.state import read_state
 
 UPLOADED = "uploaded"
-PLATFORM = "*"
-"""Policy and lockdown belong to no tenant: only a role bound for the whole platform reaches them."""
 _REPLAY_DECISIONS_MAX = 500
 _FUZZ_INPUTS = 500
-_DIFFERENCES_MAX = 50
 _DATA_REQUIRED = frozenset({"catalog", "roles", "namespaces", "auth_methods", "admin_networks"})
 
 
@@ -131,7 +129,7 @@ class PolicyService:
             PermissionDenied: The caller may not write policies.
         """
         resource = Resource("bundle", f"policies/{version}", {"tenant": PLATFORM})
-        await self._access.require(caller, "policy:bundle.write", resource)
+        decision = await self._access.require(caller, "policy:bundle.write", resource)
         candidate = await self.read(version)
         against = (await self._active()).version
         tried = await _tried(candidate)
@@ -145,6 +143,15 @@ class PolicyService:
         }
         async with self._database.transaction() as tx:
             await policies.keep_plan(tx.session, version, plan)
+            await record_audit(
+                tx,
+                self._clock,
+                caller=caller,
+                action="policy:bundle.write",
+                resource=resource.id,
+                decision=decision,
+                details={"change": "plan", "ready": tried["ready"], "differences": len(differences)},
+            )
         return plan
 
     async def _replay(self, candidate: BundleRow) -> tuple[int, list[dict[str, Any]]]:
@@ -159,7 +166,7 @@ class PolicyService:
             rows = await recent_decisions(tx.session, [], limit=_REPLAY_DECISIONS_MAX)
         engine = EmbeddedEngine()
         engine.use(PolicyBundle(modules=candidate.modules, data=data))
-        differences = []
+        differences: list[dict[str, Any]] = []
         for row in rows:
             found = await _again(engine, row.input)
             if found != {"allow": row.allow, "reasons": sorted(row.reasons)}:
@@ -173,7 +180,8 @@ class PolicyService:
                         "becomes": found,
                     }
                 )
-        return len(rows), differences[:_DIFFERENCES_MAX]
+        differences.sort(key=lambda one: one["becomes"]["allow"] is not True)  # what would open stands first
+        return len(rows), differences
 
     async def activate(self, caller: Caller, version: int, *, accept_differences: int = 0) -> BundleRow:
         """Put a planned candidate in force.
@@ -199,14 +207,17 @@ class PolicyService:
                 {"tenant": PLATFORM, "contributors": [candidate.created_by]},
             ),
         )
-        _require_plan(candidate, against=(await self._active()).version, accepted=accept_differences)
-        return await self._put_in_force(caller, candidate, "policy:bundle.activate", decision)
+        active = (await self._active()).version
+        _require_plan(candidate, against=active, accepted=accept_differences)
+        return await self._put_in_force(
+            caller, candidate, "policy:bundle.activate", decision, replaces=active, previous=active
+        )
 
     async def rollback(self, caller: Caller) -> BundleRow:
-        """Put the policy back in force that was before.
+        """Put the policy back in force that was before, once: what was taken back returns only by activation.
 
         Raises:
-            FailedPrecondition: There is none.
+            FailedPrecondition: There is none, or it was put back already.
             PermissionDenied: The caller may not.
         """
         decision = await self._access.require(
@@ -215,12 +226,30 @@ class PolicyService:
         async with self._database.transaction() as tx:
             state = await read_state(tx.session)
         if state.previous_bundle is None:
-            raise FailedPrecondition("No policy was in force before this one.", code="policy_without_predecessor")
+            raise FailedPrecondition(
+                "No policy was in force before this one, or it was put back already; activate another instead.",
+                code="policy_without_predecessor",
+            )
         return await self._put_in_force(
-            caller, await self.read(state.previous_bundle), "policy:bundle.rollback", decision
+            caller,
+            await self.read(state.previous_bundle),
+            "policy:bundle.rollback",
+            decision,
+            replaces=state.active_bundle,
+            previous=None,
         )
 
-    async def _put_in_force(self, caller: Caller, bundle: BundleRow, action: str, decision: Any) -> BundleRow:
+    async def _put_in_force(
+        self,
+        caller: Caller,
+        bundle: BundleRow,
+        action: str,
+        decision: Decision,
+        *,
+        replaces: int | None,
+        previous: int | None,
+    ) -> BundleRow:
+        """Switch from the policy that was judged to be in force (`replaces`); `previous` is where rollback leads."""
         if not self._signer.verifies_text(bundle.signature, bundle.digest):
             raise FailedPrecondition(
                 f"The signature of policy {bundle.version} is not the gateway's.", code="policy_unsigned"
@@ -229,7 +258,8 @@ class PolicyService:
             raise FailedPrecondition(f"Policy {bundle.version} was altered after it was signed.", code="policy_altered")
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            state = await read_state(tx.session)
+            if (await read_state(tx.session, lock=True)).active_bundle != replaces:
+                raise Aborted("Another policy came into force meanwhile; look again.", code="policy_changed_meanwhile")
             await policies.note_activation(tx.session, bundle.version, by=caller.subject_id, at=now)
             await record_change(
                 tx,
@@ -238,9 +268,9 @@ class PolicyService:
                 action=action,
                 resource=f"policies/{bundle.version}",
                 decision=decision,
-                details={"digest": bundle.digest, "replaced": state.active_bundle},
+                details={"digest": bundle.digest, "replaced": replaces},
                 active_bundle=bundle.version,
-                previous_bundle=state.active_bundle,
+                previous_bundle=previous,
             )
         return await self.read(bundle.version)
 

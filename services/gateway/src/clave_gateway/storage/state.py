@@ -37,9 +37,10 @@ async def ensure_state(session: AsyncConnection, now: datetime) -> None:
     )
 
 
-async def read_state(session: AsyncConnection) -> AccessState:
-    """Read what is in force."""
-    row = (await session.execute(select(access_state))).one()
+async def read_state(session: AsyncConnection, *, lock: bool = False) -> AccessState:
+    """Read what is in force; with a lock, nobody else changes it before the transaction ends."""
+    query = select(access_state)
+    row = (await session.execute(query.with_for_update() if lock else query)).one()
     return AccessState(
         revision=row.revision,
         active_bundle=row.active_bundle,
