@@ -32,6 +32,7 @@ from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, InterfaceE
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from clave_common.attribution import attributed
 from clave_common.errors import InvalidArgument, Unavailable
 from clave_common.statements import StatementLane, hung_up
 from clave_common.watched_connection import WatchedConnection
@@ -111,7 +112,7 @@ class Transaction:
 
     async def audit(self, entry: AuditEntry) -> None:
         """Write an audit entry that reaches the gateway's log once the transaction has committed."""
-        self._tell(AUDIT_STREAM, entry.id, entry.model_dump_json())
+        self._tell(AUDIT_STREAM, entry.id, attributed(entry).model_dump_json())
 
     def audit_signed(self, entry_id: str, body: str) -> None:
         """Write an audit entry that another service made and signed; it reaches the log as it is."""

@@ -16,10 +16,10 @@ from clave_common.access.model import Caller, Decision, Resource
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.request_limits import RequestLimits
 from clave_common.access.snapshot import Snapshot, no_snapshot
+from clave_common.attribution import begin, claimed_glass, note_allowed
 from clave_common.errors import PermissionDenied, Unauthenticated
 
 _decided: ContextVar[list[Decision] | None] = ContextVar("clave_decisions", default=None)
-_glass: ContextVar[Mapping[str, str] | None] = ContextVar("clave_break_glass", default=None)
 _GLASS_CHARACTERS_MAX = 500
 CALLER_KEY = "clave.caller"
 APP_KEY = "clave_access"
@@ -80,7 +80,7 @@ class Access:
         """Ask without insisting: the answer may be no."""
         if self._tenant is not None:
             resource = replace(resource, properties={**resource.properties, "tenant": self._tenant})
-        glass = _glass.get()
+        glass = claimed_glass()
         if glass is not None:
             context = {"break_glass": glass, **context}
         decision = await self._decision_point.decide(caller, action, resource, context)
@@ -108,6 +108,7 @@ class Access:
                 action=action,
                 resource=resource.id,
             )
+        note_allowed(decision.decision_id)
         if first and self._limits is not None:
             await self._limits.charge(caller, action, resource, decision)
         return decision
@@ -168,7 +169,7 @@ def start_request(*, break_glass: str | None = None) -> list[Decision]:
     """
     decisions: list[Decision] = []
     _decided.set(decisions)
-    _glass.set(_claim(break_glass) if break_glass else None)
+    begin(_claim(break_glass) if break_glass else None)
     return decisions
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clave_common.access import Access, Caller, Resource
+from clave_common.attribution import attributed
 from clave_common.database import Transaction
 from clave_common.errors import Aborted
 from clave_contracts.events import AuditEntry, Event, EventType
@@ -110,14 +111,16 @@ async def approval_rule(
 
 def change_entry(caller: Caller, action: str, resource: str, *, tenant: str, **details: Any) -> AuditEntry:
     """Write down who changed what."""
-    return AuditEntry(
-        service=SERVICE,
-        actor=caller.subject_id,
-        on_behalf_of=caller.on_behalf_of,
-        tenant=tenant,
-        action=action,
-        resource=resource,
-        details=details,
+    return attributed(
+        AuditEntry(
+            service=SERVICE,
+            actor=caller.subject_id,
+            on_behalf_of=caller.on_behalf_of,
+            tenant=tenant,
+            action=action,
+            resource=resource,
+            details=details,
+        )
     )
 
 
