@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from celery import Celery
 
 DOORBELL = "clave_trainer.doorbell"
+SET_ASIDE = "set_aside"
+"""List of items that were no bells, behind the prefix of Celery's keys."""
 _QUEUE_PREFIX = "trainer."
 _KEY_PREFIX = "clave.celery."
 
@@ -32,7 +34,7 @@ def broker_url(url: str) -> str:
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     database = asked.get("db", "0")
     password = unquote(parts.password) if parts.password else asked.get("password")
-    secret = f":{quote(password, safe='')}@" if password else ""
+    secret = f"{parts.username or ''}:{quote(password, safe='')}@" if password else ""
     return f"redis+socket://{secret}{parts.path}?virtual_host={database}"
 
 

@@ -19,6 +19,7 @@ from clave_contracts.monitor import MonitorClient
 from clave_contracts.registry import RegistryClient
 
 from clave_trainer.doorbell import DOORBELL, class_of, create_celery, queue_of
+from clave_trainer.runtime.bell_transport import hear_bells_only
 from clave_trainer.runtime.compute_process import clear_rooms_of_the_dead
 from clave_trainer.services.engine import Engine
 from clave_trainer.settings import TrainerSettings
@@ -92,6 +93,7 @@ def run_worker() -> int:
     rooms = settings.data_dir / "rooms"
     rooms.mkdir(parents=True, exist_ok=True)
     clear_rooms_of_the_dead(rooms)
+    hear_bells_only()
     app = create_celery(settings.redis_url.get_secret_value())
     steps = LoopThread()
     slots = Slots(steps.loop, build_worker(settings).answer, settings.worker_slots)
