@@ -6,7 +6,10 @@ never goes back.
 """
 
 import base64
+import contextlib
+import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +168,10 @@ class SnapshotSource(Protocol):
 
 
 class SnapshotFile:
-    """The last-known-good snapshot on disk, so that a service can start while the gateway is away."""
+    """The last-known-good snapshot on disk, so that a service can start while the gateway is away.
+
+    The file's time says when its source was last heard: a service that starts again is not younger than what it knows.
+    """
 
     def __init__(self, path: Path, keys: KeySet) -> None:
         self._path = path
@@ -177,6 +183,18 @@ class SnapshotFile:
             return decode_snapshot(self._path.read_bytes(), self._keys)
         except (FileNotFoundError, SnapshotRejected):
             return None
+
+    def age_s(self) -> float:
+        """Seconds since the source was heard; endless where there is no file."""
+        try:
+            return max(0.0, time.time() - self._path.stat().st_mtime)
+        except FileNotFoundError:
+            return math.inf
+
+    def note_contact(self) -> None:
+        """Remember that the source was heard now and had nothing newer."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._path)
 
     def save(self, raw: bytes) -> None:
         """Replace it atomically; readable by the service alone, because it holds MACs of keys."""

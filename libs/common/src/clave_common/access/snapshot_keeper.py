@@ -1,7 +1,8 @@
 """Keeps a service's access snapshot fresh: woken by the gateway's events, polling once a second besides.
 
 A revoked key is refused everywhere within two seconds: at once when Redis carries the gateway's event, by the next
-poll when it does not. A snapshot whose revision goes back is refused, so nobody can replay an old one.
+poll when it does not. A snapshot whose revision goes back is refused, so nobody can replay an old one. How old it is
+counts from when the gateway was last heard, over restarts of the service too.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from clave_common.redis_client import REDIS_AWAY
 LOOP_NAME = "access_snapshot"
 _POLL_S = 1.0
 _OUT_OF_TURN_S = 0.2
+_CONTACT_NOTED_S = 5.0
 _PATH = "/api/gateway/v1/snapshot"
 _log = get_logger(__name__)
 
@@ -82,6 +84,7 @@ class SnapshotKeeper:
         self._snapshot: Snapshot | None = None
         self._policy: str | None = None
         self._contact_at = now()
+        self._noted_at = self._contact_at
         self._failing: str | None = None
         self._seen: bytes | str | None = None
         self._asked_at = now() - _OUT_OF_TURN_S
@@ -104,6 +107,7 @@ class SnapshotKeeper:
         """Take the last-known-good snapshot from disk, if there is one."""
         kept = self._file.load()
         if kept is not None and self._snapshot is None:
+            self._contact_at = self._now() - self._file.age_s()
             await self._switch(kept)
 
     async def refresh(self) -> bool:
@@ -118,17 +122,25 @@ class SnapshotKeeper:
         """
         held = self._snapshot
         raw = await self._source.fetch(held.revision if held else None)
-        self._contact_at = self._now()
         if raw is None:
+            self._heard()
             return False
         fresh = decode_snapshot(raw, self._keys)
         if held is not None and fresh.revision < held.revision:
             raise SnapshotRejected(f"Revision {fresh.revision} is older than {held.revision}, which is in force.")
+        self._heard()
         if held is not None and fresh.revision == held.revision:
             return False
         await self._switch(fresh)
         self._file.save(raw)
         return True
+
+    def _heard(self) -> None:
+        """Note that the source answered, with nothing newer or with what it signed."""
+        self._contact_at = self._now()
+        if self._contact_at - self._noted_at >= _CONTACT_NOTED_S:
+            self._noted_at = self._contact_at
+            self._file.note_contact()
 
     async def refresh_soon(self) -> None:
         """Ask the source out of turn, at most a few times a second; its absence is no fault here.
