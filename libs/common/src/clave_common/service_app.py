@@ -61,6 +61,7 @@ def create_service_app(
         redoc_url=None,
         openapi_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,  # a redirect is an answer that nobody decided
     )
     install_access(app, access)
     install_problem_handlers(app)

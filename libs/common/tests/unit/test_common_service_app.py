@@ -200,3 +200,22 @@ async def test_a_route_of_a_request_and_its_caller_alone_is_decided_and_refused_
         answers.append(await http.get("/plain", headers=GOOD))
     assert [answer.status_code for answer in answers] == [200, 404, 401, 405, 403]
     assert answers[0].text == "user:ana"
+
+
+async def test_no_path_is_redirected_because_nobody_decided_that(router):
+    async with client(application(router, "registry:model.read")) as http:
+        for path in ("/things/a/", "/metrics/", "/v2/health/live/"):
+            for headers in ({}, GOOD):
+                answer = await http.get(path, headers=headers)
+                assert (answer.status_code, "location" in answer.headers) == (404, False), path
+
+
+async def test_a_websocket_is_closed_before_it_opens(router):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/things/a", "headers": [(b"authorization", b"Bearer good")]}
+    await application(router)(scope, None, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]

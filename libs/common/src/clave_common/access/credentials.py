@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from clave_common.access.api_keys import ApiKey, parse_api_key, same_mac
 from clave_common.access.edge import EdgeProof
-from clave_common.access.failed_attempts import FailedAttempts
+from clave_common.access.failed_attempts import FailedAttempts, place_of
 from clave_common.access.model import Caller, SubjectType
 from clave_common.access.oidc import OidcVerifier
 from clave_common.access.ratelimit import Limit, RateLimiter
@@ -24,6 +24,7 @@ from clave_common.errors import ResourceExhausted, Unauthenticated
 
 _CREDENTIAL_LENGTH_MAX = 8192
 _CALLERS_MAX = 10_000
+_REMEMBERED_CHARACTERS_MAX = 512
 _NOBODY = KeyRecord("", "0" * 64, "", "", (), (), 0.0)
 _SUBJECT_TYPES: dict[str, SubjectType] = {
     "user": "user",
@@ -57,7 +58,8 @@ class LocalVerifier:
         self._refresh = refresh
         self._edge = edge or EdgeProof(None)
         self._failures = failures
-        self._callers: dict[Presented, tuple[Snapshot, Caller]] = {}
+        self._callers: dict[Presented, Caller] = {}
+        self._callers_of: Snapshot | None = None
         self._now = now
 
     async def verify(self, presented: Presented) -> Caller | None:
@@ -78,7 +80,7 @@ class LocalVerifier:
                 replace(presented, source_ip=self._edge.address(presented)), credential_of(presented.authorization)
             )
         except Unauthenticated:
-            await self._note_failure(self._edge.address(presented) or presented.source_ip or "unknown")
+            await self._note_failure(place_of(self._edge.address(presented) or presented.source_ip or "unknown"))
             raise
         snapshot = self._snapshot()
         if caller.method == "api_key" and snapshot is not None:
@@ -87,19 +89,17 @@ class LocalVerifier:
 
     def _recognised(self, presented: Presented) -> Caller | None:
         """Give the caller of a key that was checked against this very snapshot, from the same place."""
-        entry = self._callers.get(presented)
-        if entry is None:
+        if self._callers_of is not self._snapshot():
             return None
-        snapshot, caller = entry
-        if snapshot is not self._snapshot() or caller.expires_at <= self._now():
-            del self._callers[presented]
-            return None
-        return caller
+        caller = self._callers.get(presented)
+        return caller if caller is None or caller.expires_at > self._now() else None
 
     def _remember(self, presented: Presented, snapshot: Snapshot, caller: Caller) -> None:
-        if len(self._callers) >= _CALLERS_MAX:
+        if self._callers_of is not snapshot or len(self._callers) >= _CALLERS_MAX:
             self._callers.clear()
-        self._callers[presented] = (snapshot, caller)
+            self._callers_of = snapshot
+        if _is_plain(presented):
+            self._callers[presented] = caller
 
     async def _note_failure(self, address: str) -> None:
         """Count a failure here, then in all processes together; a guesser who is refused here asks Redis nothing."""
@@ -162,6 +162,14 @@ class LocalVerifier:
         record = snapshot.keys.get(key.id, _NOBODY)
         is_holder = same_mac(key.mac(self._pepper), record.mac)
         return record if is_holder and record is not _NOBODY and record.expires_at > self._now() else None
+
+
+def _is_plain(presented: Presented) -> bool:
+    """Tell whether what was presented is small: nobody fills the memory with headers of their own invention."""
+    said = (presented.authorization, presented.claimed_ip, presented.edge_proof)
+    length = sum(len(part) for part in said if part is not None)
+    is_usual = presented.break_glass is None and presented.on_behalf_of is None
+    return is_usual and length <= _REMEMBERED_CHARACTERS_MAX
 
 
 def credential_of(authorization: str) -> str:

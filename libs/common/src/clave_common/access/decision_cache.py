@@ -8,6 +8,8 @@ from collections import OrderedDict
 
 from clave_common.access.model import Caller, Decision
 
+_ASKED_BYTES_MAX = 4_096
+
 CacheKey = tuple[int, Caller, str, str, str, bytes, bytes]
 """Revision of keys and policy, caller, action, type and id of the resource, its properties and the context as JSON."""
 
@@ -32,9 +34,12 @@ class DecisionCache:
     def put(self, key: CacheKey, decision: Decision, *, now: float, expires_at: float) -> None:
         """Keep an allow until its time to live or the credential ends, whichever is first.
 
-        One of audit level ``full`` is not kept: every such read is decided, and logged, by itself.
+        One of audit level ``full`` is not kept: every such read is decided, and logged, by itself. Nor is the answer to
+        a long question: an id may be as long as an address, and twenty thousand of them would fill the memory.
         """
         if decision.allow is not True or decision.cache_ttl_s <= 0 or decision.audit == "full":
+            return
+        if len(key[4]) + len(key[5]) + len(key[6]) > _ASKED_BYTES_MAX:
             return
         self._entries[key] = (min(now + decision.cache_ttl_s, expires_at), decision)
         if len(self._entries) > self._entries_max:

@@ -1,11 +1,28 @@
 """Slows down whoever guesses credentials: a leaky bucket of failures per address, in this process.
 
-Only failures count, so a wrong neighbour behind the same address never locks a valid key out.
+Only failures count, so a wrong neighbour behind the same address never locks a valid key out. An IPv6 client has
+2^64 addresses to itself; they count as one.
 """
 
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+
+_IPV6_CLIENT_BITS = 64
+
+
+def place_of(address: str) -> str:
+    """Name where failures are counted: an IPv4 address, the network of an IPv6 one, or what else it is as it stands."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found.packed, _IPV6_CLIENT_BITS), strict=False))
 
 
 class FailedAttempts:

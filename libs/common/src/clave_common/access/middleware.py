@@ -17,6 +17,7 @@ from clave_common.problems import problem_response
 
 _log = get_logger(__name__)
 _SUCCESS = range(200, 400)
+_POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
 def presented_by(scope: Scope) -> Presented:
@@ -60,7 +61,8 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # no service speaks WebSocket
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})  # no service speaks WebSocket
+            return
         try:
             presented = presented_by(scope)
             scope[CALLER_KEY] = await self._verifier.verify(presented)
