@@ -1,9 +1,12 @@
 """People who sign in at an identity provider: OpenID Connect bearer tokens.
 
 Issuer, audience and algorithms are pinned by settings; nothing in a token chooses how it is checked. The provider's
-keys are fetched from the configured JWKS address only (never from ``jku`` or ``x5u``) and cached.
+keys are fetched from the configured JWKS address only (never from ``jku`` or ``x5u``), by one request at a time however
+many tokens wait for them, and cached. A person is named by one claim: a token without it names nobody, because another
+claim of the same value may be another person's.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -24,6 +27,7 @@ _LEEWAY_S = 30
 _REFETCH_S_MIN = 30.0
 _RETRY_S = 2.0
 _TOKENS_MAX = 1_000
+_SUBJECT_CHARACTERS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class OidcVerifier:
         self._keys: KeySet | None = None
         self._fetched_at = 0.0
         self._asked_at = -_RETRY_S
+        self._fetching = asyncio.Lock()
         self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._registry = JWTClaimsRegistry(
             leeway=_LEEWAY_S,
@@ -91,12 +96,12 @@ class OidcVerifier:
             Unavailable: The provider's keys cannot be fetched.
         """
         claims = await self._claims(token)
-        subject = claims.get(self._settings.subject_claim) or claims["sub"]
+        subject = self._subject(claims)
         groups = claims.get(self._settings.groups_claim, [])
         amr = claims.get("amr", [])
         tenant = claims.get(self._settings.tenant_claim) if self._settings.tenant_claim else self._settings.tenant
-        if not isinstance(subject, str) or not isinstance(tenant, str) or tenant == "*":
-            raise Unauthenticated("The token names no usable subject or tenant.", code="invalid_token")
+        if not isinstance(tenant, str) or tenant in {"", "*"}:
+            raise Unauthenticated("The token names no usable tenant.", code="invalid_token")
         return Caller(
             subject_id=f"user:{subject}",
             subject_type="user",
@@ -108,7 +113,19 @@ class OidcVerifier:
             source_ip=source_ip,
         )
 
+    def _subject(self, claims: dict[str, Any]) -> str:
+        """Name the person; an address that the provider has not verified is anybody's."""
+        claim = self._settings.subject_claim
+        subject = claims.get(claim)
+        is_name = isinstance(subject, str) and 0 < len(subject) <= _SUBJECT_CHARACTERS_MAX
+        if not is_name or not str(subject).isprintable() or " " in str(subject):
+            raise Unauthenticated(f"The token's claim '{claim}' names nobody.", code="invalid_token")
+        if claim == "email" and claims.get("email_verified") is not True:
+            raise Unauthenticated("The provider has not verified the token's e-mail address.", code="invalid_token")
+        return str(subject)
+
     async def _claims(self, token: str) -> dict[str, Any]:
+        await self._key_set(fresh=False)  # forgets what it knows with keys that are taken back
         known = self._known.get(token)
         if known is not None and known["exp"] + _LEEWAY_S > time.time():
             return known
@@ -132,8 +149,17 @@ class OidcVerifier:
             self._known.popitem(last=False)
 
     async def _key_set(self, *, fresh: bool) -> KeySet:
-        if self._keys is not None and not fresh and time.monotonic() - self._fetched_at < self._settings.keys_s:
+        if self._keys is not None and self._good_for(fresh=fresh):
             return self._keys
+        async with self._fetching:
+            if self._keys is not None and self._good_for(fresh=fresh):  # fetched while this one waited
+                return self._keys
+            return await self._fetched()
+
+    def _good_for(self, *, fresh: bool) -> bool:
+        return time.monotonic() - self._fetched_at < (_REFETCH_S_MIN if fresh else self._settings.keys_s)
+
+    async def _fetched(self) -> KeySet:
         if self._keys is None and time.monotonic() - self._asked_at < _RETRY_S:
             raise no_keys()
         self._asked_at = time.monotonic()
