@@ -74,3 +74,27 @@ async def test_the_secret_of_a_key_is_told_once_and_kept_nowhere(gateway: InnerG
     kept = [bytes(body) for (body,) in gateway.stored("select body from gateway.idempotency_keys")]
     assert len(kept) == 1
     assert not any(secret in body for body in kept)
+
+
+async def test_nobody_asks_what_anothers_people_may_do(gateway: InnerGateway, lead: str) -> None:
+    gateway.break_in(
+        "insert into gateway.principals (id, kind, tenant, groups, disabled, created_by, created_at) "
+        "values ('user:rita', 'user', 'rival', '{}', false, 'user:admin', now())"
+    )
+
+    def asked(subject: str) -> dict[str, object]:
+        return {
+            "subject": {"type": "user", "id": subject},
+            "action": {"name": "registry:model.read"},
+            "resource": {"type": "model", "id": "models/churn", "properties": {"tenant": "rival"}},
+        }
+
+    who = {"authorization": f"Bearer {lead}"}
+    for path, body in (
+        ("/access/v1/evaluation", asked("user:rita")),
+        ("/access/v1/evaluations", {"evaluations": [asked("user:lead"), asked("user:rita")]}),
+    ):
+        answer = await gateway.http.post(path, json=body, headers=who)
+        assert (answer.status_code, "tenant_mismatch" in answer.text) == (403, True), answer.text
+        assert (await gateway.http.post(path, json=body, headers=gateway.admin)).status_code == 200
+    assert (await gateway.http.post("/access/v1/evaluation", json=asked("user:petra"), headers=who)).status_code == 200
