@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 import xgboost
+from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.served_models import API as REGISTRY
 from clave_testing.served_models import onnx_model, upload, version_request
 from clave_testing.servers import wait_until
@@ -107,3 +109,60 @@ def test_whoever_accepts_it_is_answered_without_what_is_withheld(
     predicted = done(ask(client, name, purpose="marketing", on_withheld="mask"))
     assert predicted["parameters"]["features_withheld"] == 1
     assert predicted["outputs"][0]["data"] == [None]  # this model has no answer without an income
+
+
+def read(stack: Stack, base: str, name: str, **headers: str) -> httpx.Response:
+    """Read the features of a service straight from the feature store."""
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return httpx.post(
+        f"{base}{FEATURES}/online/read",
+        json={"feature_service": name, "entities": {f"id{name}": [1]}},
+        headers={**stack.headers, **named},
+        timeout=20,
+    )
+
+
+def test_headers_state_purpose_and_masking_through_the_edge_and_at_the_port(
+    stack: Stack, served: tuple[str, xgboost.Booster]
+) -> None:
+    name, _ = served
+    for base in (stack.url, stack.services["features"]["http"]):
+        refused = read(stack, base, name, clave_purpose="marketing")
+        assert (refused.status_code, refused.json()["reasons"]) == (403, ["purpose_not_permitted"])
+        masked = read(stack, base, name, clave_purpose="marketing", clave_on_withheld="mask")
+        assert masked.headers["x-clave-masked"] == f"bills{name}__income"
+        assert done(masked)["values"] == [[0.5, None, -0.5]]
+        whole = read(stack, base, name, clave_purpose="churn-prevention")
+        assert done(whole)["values"] == [[0.5, 2.0, -0.5]]
+
+
+def test_headers_of_services_say_nothing_when_strangers_send_them_through_the_edge(
+    stack: Stack, served: tuple[str, xgboost.Booster]
+) -> None:
+    name, _ = served
+    assert done(read(stack, stack.url, name, x_clave_purpose="marketing"))["values"] == [[0.5, 2.0, -0.5]]
+    kept = read(stack, stack.url, name, clave_purpose="marketing", x_clave_on_withheld="mask")
+    assert (kept.status_code, kept.json()["reasons"]) == (403, ["purpose_not_permitted"])
+
+
+def test_the_same_holds_over_grpc(stack: Stack, served: tuple[str, xgboost.Booster]) -> None:
+    name, _ = served
+    for address in (stack.grpc, stack.services["inference"]["grpc"]):
+        with grpc.insecure_channel(address) as channel:
+            call = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer", response_deserializer=pb.ModelInferResponse.FromString
+            )
+
+            def infer(call: Any = call, **parameters: str) -> pb.ModelInferResponse:
+                asked = pb.ModelInferRequest(model_name=name)
+                for key, value in {"entities": f'{{"id{name}": [1]}}', **parameters}.items():
+                    asked.parameters[key].string_param = value
+                metadata = [("authorization", stack.headers["authorization"]), ("x-clave-purpose", "churn-prevention")]
+                return call(asked.SerializeToString(), metadata=metadata, timeout=20)
+
+            assert "features_withheld" not in infer(purpose="churn-prevention").parameters
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(purpose="marketing")
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED, (address, refused.value.details())
+            masked = infer(purpose="marketing", on_withheld="mask")
+            assert masked.parameters["features_withheld"].int64_param == 1
