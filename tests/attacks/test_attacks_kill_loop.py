@@ -53,13 +53,30 @@ GATEWAY = "/api/gateway/v1"
 GRPC = "/inference.GRPCInferenceService/"
 
 
-class Attackers:
-    """Threads that ask for what they may not have; every success is kept."""
+class Askers:
+    """Threads that ask until they are told to stop."""
 
-    def __init__(self, stack: Stack, attacks: list[Callable[[], str | None]]):
-        self.stack = stack
-        self.attacks = attacks
+    def __init__(self) -> None:
         self.stop = threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+class Attackers(Askers):
+    """They ask for what they may not have; every success is kept."""
+
+    def __init__(self, attacks: list[Callable[[], str | None]]):
+        super().__init__()
+        self.attacks = attacks
         self.asked = 0
         self.successes: list[str] = []
         self.threads = [
@@ -75,16 +92,6 @@ class Attackers:
             self.asked += 1
             if found is not None:
                 self.successes.append(found)
-
-    def __enter__(self) -> Self:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +218,12 @@ class Asked:
     code: str
 
 
-class Entitled:
-    """Threads of somebody who may, one for each kind of request; every answer is kept."""
+class Entitled(Askers):
+    """Somebody who may, a thread for each kind of request; every answer is kept."""
 
     def __init__(self, stack: Stack, model: str):
+        super().__init__()
         inference, registry = (stack.services[name]["http"] for name in ("inference", "registry"))
-        self.stop = threading.Event()
         self.answers: list[Asked] = []
         of_model = f"{registry}{REGISTRY}/models/{model}"
         self.threads = [
@@ -238,16 +245,6 @@ class Entitled:
                 continue
             code = answer.json().get("code", "") if answer.status_code >= 400 else ""
             self.answers.append(Asked(what, began, answer.status_code, code))
-
-    def __enter__(self) -> Self:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
 
 @dataclass
@@ -293,7 +290,7 @@ def test_nobody_gets_in_while_anything_is_paused_or_killed(
     stack = own_stack
     model = f"victim-{uuid4().hex[:8]}"
     serve_model(stack, model)
-    attackers, entitled = Attackers(stack, attacks_on(stack, model)), Entitled(stack, model)
+    attackers, entitled = Attackers(attacks_on(stack, model)), Entitled(stack, model)
     with attackers, entitled:
         scene = Scene(attackers, entitled)
         for component in COMPONENTS:

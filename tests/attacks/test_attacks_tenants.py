@@ -12,7 +12,7 @@ import httpx
 import pytest
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.served_models import serve_model
-from clave_testing.stack import Stack
+from clave_testing.stack import Stack, done
 from clave_testing.tenants import Rival, fingerprint, make_rival
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
@@ -31,13 +31,8 @@ def rival(stack: Stack) -> Rival:
 
 @pytest.fixture(scope="module")
 def owner(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=30) as client:
+    with stack.client() as client:
         yield client
-
-
-def made(answer: httpx.Response) -> dict:
-    assert answer.status_code < 300, answer.text
-    return answer.json()
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +47,14 @@ def served(stack: Stack) -> str:
 def owned(owner: httpx.Client) -> dict[str, str]:
     """Ids of real objects of the first tenant, by the parameter that takes them."""
     word = uuid4().hex[:8]
-    made(owner.post(f"{REGISTRY}/models", json={"name": f"victim-{word}"}))
-    experiment = made(owner.post(f"{MLFLOW}/experiments/create", json={"name": f"victim-{word}"}))["experiment_id"]
-    run = made(owner.post(f"{MLFLOW}/runs/create", json={"experiment_id": experiment}))["run"]["info"]["run_id"]
-    logged = made(owner.post(f"{MLFLOW}/logged-models", json={"experiment_id": experiment, "name": "victim"}))
-    key = made(owner.post("/api/gateway/v1/keys", json={"name": f"victim-{word}", "role": "viewer"}))
-    bindings = made(owner.get("/api/gateway/v1/bindings"))["bindings"]
-    records = made(owner.get("/api/gateway/v1/audit"))["records"]
-    decisions = made(owner.get("/api/gateway/v1/decisions"))["decisions"]
+    done(owner.post(f"{REGISTRY}/models", json={"name": f"victim-{word}"}))
+    experiment = done(owner.post(f"{MLFLOW}/experiments/create", json={"name": f"victim-{word}"}))["experiment_id"]
+    run = done(owner.post(f"{MLFLOW}/runs/create", json={"experiment_id": experiment}))["run"]["info"]["run_id"]
+    logged = done(owner.post(f"{MLFLOW}/logged-models", json={"experiment_id": experiment, "name": "victim"}))
+    key = done(owner.post("/api/gateway/v1/keys", json={"name": f"victim-{word}", "role": "viewer"}))
+    bindings = done(owner.get("/api/gateway/v1/bindings"))["bindings"]
+    records = done(owner.get("/api/gateway/v1/audit"))["records"]
+    decisions = done(owner.get("/api/gateway/v1/decisions"))["decisions"]
     return {
         "model": f"victim-{word}",
         "version": "1",
@@ -223,11 +218,11 @@ def test_no_list_shows_anything_of_another_tenant(stack: Stack, rival: Rival, ow
 
 
 def test_nothing_of_the_victim_changed(owner: httpx.Client, owned: dict[str, str]) -> None:
-    model = made(owner.get(f"{REGISTRY}/models/{owned['model']}"))
+    model = done(owner.get(f"{REGISTRY}/models/{owned['model']}"))
     assert model["description"] == ""
-    run = made(owner.get(f"{MLFLOW}/runs/get", params={"run_id": owned["run_id"]}))["run"]["info"]
+    run = done(owner.get(f"{MLFLOW}/runs/get", params={"run_id": owned["run_id"]}))["run"]["info"]
     assert run["lifecycle_stage"] == "active"
-    keys = made(owner.get("/api/gateway/v1/keys", params={"page_size": 200}))["keys"]
+    keys = done(owner.get("/api/gateway/v1/keys", params={"page_size": 200}))["keys"]
     assert next(key for key in keys if key["id"] == owned["key_id"])["revoked_at"] is None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from clave.stack import lifecycle
 from clave.stack.layout import Layout
 
@@ -45,6 +46,10 @@ class Stack:
         """The admin's credential."""
         return {"authorization": f"Bearer {self.admin_key}"}
 
+    def client(self) -> httpx.Client:
+        """The admin at the edge; refusals are answers."""
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=30)
+
     def clave(self, *arguments: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run the command line against this stack."""
         done = subprocess.run(
@@ -60,6 +65,12 @@ class Stack:
                 f"clave {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
             )
         return done
+
+
+def done(answer: httpx.Response) -> Any:
+    """Insist on a success; gives its document."""
+    assert answer.status_code < 300, answer.text
+    return answer.json()
 
 
 def start_stack(data_dir: Path) -> Stack:

@@ -14,7 +14,7 @@ from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.served_models import API as REGISTRY
 from clave_testing.served_models import onnx_model, upload, version_request
 from clave_testing.servers import wait_until
-from clave_testing.stack import Stack
+from clave_testing.stack import Stack, done
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 FEATURES = "/api/features/v1"
@@ -22,13 +22,8 @@ FEATURES = "/api/features/v1"
 
 @pytest.fixture(scope="module")
 def client(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=30) as made:
+    with stack.client() as made:
         yield made
-
-
-def done(answer: httpx.Response) -> Any:
-    assert answer.status_code < 300, answer.text
-    return answer.json()
 
 
 def trees(folder: Path) -> tuple[xgboost.Booster, bytes]:

@@ -5,10 +5,11 @@ import hashlib
 from contextlib import asynccontextmanager
 
 import pytest
-from clave_common.database import Database, database_unavailable, service_metadata
+from clave_common.database import Database, database_unavailable
 from clave_common.errors import Unavailable
 from clave_common.idempotency import RUNNING_S_MAX, OutcomeUnknown, answer_once
-from sqlalchemy import create_engine, text
+from clave_testing.bare_databases import bare_database
+from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,14 +32,8 @@ class Fickle(Database):
 
 @pytest.fixture
 async def database(service_database):
-    url = service_database("registry")
-    metadata = service_metadata("registry")
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    metadata.create_all(engine)
-    engine.dispose()
-    opened = Fickle(url, metadata, service="registry")
-    yield opened
-    await opened.close()
+    async with bare_database(service_database("registry"), Fickle) as opened:
+        yield opened
 
 
 def posted(key):

@@ -8,7 +8,7 @@ import pytest
 from clave_common.audit_signatures import AuditSigner, AuditVerifier
 from clave_common.background import Background
 from clave_common.blobstore import BlobRef, DigestMismatch, bytes_of, open_blob_store, read_all
-from clave_common.database import Database, service_metadata
+from clave_common.database import Database
 from clave_common.errors import Aborted, InvalidArgument, NotFound, PayloadTooLarge, Unavailable
 from clave_common.idempotency import answer_once
 from clave_common.outbox import OutboxRelay
@@ -16,9 +16,10 @@ from clave_common.redis_client import connect_redis
 from clave_common.statements import TELLING, told
 from clave_common.streams import StreamConsumer
 from clave_contracts.events import AuditEntry, Event
+from clave_testing.bare_databases import bare_database
 from clave_testing.servers import superuser_url
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,14 +28,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 async def database(service_database):
-    url = service_database("registry")
-    metadata = service_metadata("registry")
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    metadata.create_all(engine)
-    engine.dispose()
-    opened = Database(url, metadata, service="registry")
-    yield opened
-    await opened.close()
+    async with bare_database(service_database("registry"), Database) as opened:
+        yield opened
 
 
 def event(**data):

@@ -259,6 +259,15 @@ async def running(
     await database.close()
 
 
+async def released(bench: Bench) -> None:
+    """Endpoint ``churn`` on version 1 of two submitted ones."""
+    for number in (1, 2):
+        await register(bench)
+        await bench.call("user:ana", "POST", f"{API}/models/churn/versions/{number}/submit", {}, expect=200)
+    body = {"name": "churn", "model": "churn", "version": 1}
+    await bench.call("user:eve", "POST", f"{API}/endpoints", body, expect=201)
+
+
 def onnx_model(*, columns: int = 3, domain: str = "") -> bytes:
     """Serialise a linear scorer over `columns` features: input (n, columns), output ``score`` (n, 1)."""
     weights = helper.make_tensor("w", TensorProto.FLOAT, [columns, 1], [0.5] * columns)

@@ -12,7 +12,7 @@ import pytest
 from clave_common.errors import Unavailable
 from clave_registry.storage import blobs, endpoints, models
 from clave_testing.servers import superuser_url
-from registry_bench import API, Bench, onnx_model, register, version_request
+from registry_bench import API, Bench, onnx_model, register, released, version_request
 
 pytestmark = pytest.mark.integration
 F = "/api/2.0/mlflow-artifacts/artifacts"
@@ -68,11 +68,7 @@ async def test_a_connection_that_dies_while_an_upload_is_recorded_leaves_no_row(
 async def test_a_connection_that_dies_under_a_rollouts_step_takes_no_step_and_the_next_try_takes_it_once(
     bench: Bench, registry_url: str
 ) -> None:
-    for number in (1, 2):
-        await register(bench)
-        await bench.call("user:ana", "POST", f"{API}/models/churn/versions/{number}/submit", {}, expect=200)
-    body = {"name": "churn", "model": "churn", "version": 1}
-    await bench.call("user:eve", "POST", f"{API}/endpoints", body, expect=201)
+    await released(bench)
     plan = {"version": 2, "plan": {"steps": [{"weight": 0.5, "bake_s": 0, "rows_min": 1}]}}
     path = f"{API}/endpoints/churn/rollouts"
     async with bench.database.transaction() as holder:

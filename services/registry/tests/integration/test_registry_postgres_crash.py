@@ -20,7 +20,7 @@ from clave_common.background import Background
 from clave_common.migrations import migrate
 from clave_registry.storage.mlflow.tables import metadata
 from clave_testing import servers
-from registry_bench import API, Bench, onnx_model, register, version_request
+from registry_bench import API, Bench, onnx_model, register, released, version_request
 
 pytestmark = pytest.mark.integration
 WRITERS, CRASHES = 4, 2
@@ -138,11 +138,7 @@ async def test_acknowledged_writes_survive_crashes_and_nothing_is_half_done(benc
 async def test_a_rollout_goes_on_where_it_was_when_postgres_crashes_under_its_steps(
     bench: Bench, registry_url: str
 ) -> None:
-    for number in (1, 2):
-        await register(bench)
-        await bench.call("user:ana", "POST", f"{API}/models/churn/versions/{number}/submit", {}, expect=200)
-    body = {"name": "churn", "model": "churn", "version": 1}
-    await bench.call("user:eve", "POST", f"{API}/endpoints", body, expect=201)
+    await released(bench)
     steps = [{"weight": weight, "bake_s": 0, "rows_min": 1} for weight in (0.1, 0.3, 0.5)]
     plan = {"version": 2, "plan": {"steps": steps}}
     answer = await bench.call("user:eve", "POST", f"{API}/endpoints/churn/rollouts", plan, expect=201)
