@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 from clave_common.migrations import migrate
+from clave_common.settings import PeerSettings
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
 
@@ -62,8 +63,13 @@ class InnerGateway:
 
 
 @asynccontextmanager
-async def inner_gateway(folder: Path) -> AsyncIterator[InnerGateway]:
-    """Serve a gateway on a database and a Redis of its own for as long as it is needed."""
+async def inner_gateway(folder: Path, *, peers: PeerSettings | None = None) -> AsyncIterator[InnerGateway]:
+    """Serve a gateway on a database and a Redis of its own for as long as it is needed.
+
+    Args:
+        folder: Empty, for its data and secrets.
+        peers: What it is told of others, such as an issuer.
+    """
     from clave.stack.secrets import ensure_secrets
 
     secrets = folder / "secrets"
@@ -79,6 +85,7 @@ async def inner_gateway(folder: Path) -> AsyncIterator[InnerGateway]:
             data_dir=folder / "data",
             secrets_dir=secrets,
             blob_url=(folder / "blobs").as_uri(),
+            peers=peers or PeerSettings(),
         )
     )
     transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))

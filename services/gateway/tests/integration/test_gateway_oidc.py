@@ -5,16 +5,14 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from clave_common.migrations import migrate
 from clave_common.settings import PeerSettings
-from clave_gateway.app import Settings, create_app
-from clave_gateway.storage.tables import metadata
+from clave_testing.inner_gateway import InnerGateway, inner_gateway
 from clave_testing.issuer import AUDIENCE, Issuer, serving_issuer
 from joserfc.jwk import RSAKey
 
@@ -29,28 +27,15 @@ def issuer() -> Iterator[Issuer]:
 
 
 @pytest.fixture
-async def gateway(
-    service_database: Callable[[str], str], redis_url: str, secrets_dir: Path, tmp_path: Path, issuer: Issuer
-) -> AsyncIterator[httpx.AsyncClient]:
-    url = service_database("gateway")
-    migrate(url=url, package="clave_gateway", metadata=metadata)
-    app = create_app(
-        Settings(
-            http_port=47321,
-            database_url=url,
-            redis_url=redis_url,
-            data_dir=tmp_path / "data",
-            secrets_dir=secrets_dir,
-            blob_url=(tmp_path / "blobs").as_uri(),
-            peers=PeerSettings(oidc_issuer=issuer.url, oidc_audience=AUDIENCE, oidc_jwks_url=f"{issuer.url}/jwks"),
-        )
-    )
-    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
-        async with asyncio.timeout(20):
-            while (await http.get("/v2/health/ready")).status_code != 200:  # noqa: ASYNC110 - it is polled
-                await asyncio.sleep(0.05)
-        yield http
+async def running(tmp_path: Path, issuer: Issuer) -> AsyncIterator[InnerGateway]:
+    peers = PeerSettings(oidc_issuer=issuer.url, oidc_audience=AUDIENCE, oidc_jwks_url=f"{issuer.url}/jwks")
+    async with inner_gateway(tmp_path, peers=peers) as served:
+        yield served
+
+
+@pytest.fixture
+def gateway(running: InnerGateway) -> httpx.AsyncClient:
+    return running.http
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -58,12 +43,11 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def test_a_signed_in_person_holds_the_roles_of_its_groups(
-    gateway: httpx.AsyncClient, issuer: Issuer, secrets_dir: Path
+    running: InnerGateway, gateway: httpx.AsyncClient, issuer: Issuer
 ) -> None:
     assert (await gateway.get(f"{API}/whoami", headers=bearer(issuer.token()))).status_code == 403
-    admin = bearer((secrets_dir / "admin.key").read_text().strip())
     body = {"subject": "group:engineers", "role": "ml-engineer"}
-    assert (await gateway.post(f"{API}/bindings", json=body, headers=admin)).status_code == 201
+    assert (await gateway.post(f"{API}/bindings", json=body, headers=running.admin)).status_code == 201
     async with asyncio.timeout(5):
         while (  # noqa: ASYNC110 - it is polled
             answer := await gateway.get(f"{API}/whoami", headers=bearer(issuer.token()))
