@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 CASES = int(os.environ.get("CLAVE_SCHEMA_CASES", "3"))
 SEED = int(os.environ.get("CLAVE_SCHEMA_SEED", "1"))
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE] if CASES > 20 else [GenerationMode.POSITIVE]
+SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
 # These change the whole installation for everybody else's tests.
 SPARED = {
     "/api/gateway/v1/lockdown",
@@ -74,7 +75,61 @@ def is_fault(answer: httpx.Response) -> bool:
     return answer.status_code >= 500 and answer.status_code != 503
 
 
-@pytest.mark.parametrize("service", ["gateway", "registry", "features", "inference", "monitor", "trainer"])
+Located = tuple[str, dict[str, Any]]
+
+
+def sent_by_callers(document: dict[str, Any]) -> Iterator[Located]:
+    """The schema of every parameter and body, and where it stands."""
+    for path, operations_there in document["paths"].items():
+        for method, operation in operations_there.items():
+            for parameter in operation.get("parameters", ()):
+                yield f"{method} {path}: {parameter['name']}", parameter["schema"]
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                yield f"{method} {path}", content.get("schema", {})
+
+
+def inside(where: str, schema: dict[str, Any], document: dict[str, Any]) -> Iterator[Located]:
+    """What one schema is made of."""
+    if "$ref" in schema:
+        name = schema["$ref"].removeprefix("#/components/schemas/")
+        yield name, document["components"]["schemas"][name]
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        yield where, part
+    for name, part in schema.get("properties", {}).items():
+        yield f"{where}.{name}", part
+    if "items" in schema:
+        yield f"{where}[]", schema["items"]
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield f"{where}[]", schema["additionalProperties"]
+
+
+def whole_numbers(document: dict[str, Any]) -> Iterator[Located]:
+    """Every whole number that a caller of a documented operation sends."""
+    waiting, named = list(sent_by_callers(document)), set[str]()
+    while waiting:
+        where, schema = waiting.pop()
+        if schema.get("type") == "integer":
+            yield where, schema
+        if schema.get("$ref") not in named:
+            named |= {schema["$ref"]} if "$ref" in schema else set()
+            waiting.extend(inside(where, schema, document))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_whole_number_that_a_caller_sends_is_bounded(stack: Stack, service: str) -> None:
+    url = f"{stack.services[service]['http']}/api/{service}/v1/openapi.json"
+    found = list(whole_numbers(httpx.get(url, headers=stack.headers, timeout=20).json()))
+    assert found or service == "inference"
+    unbounded = {
+        where
+        for where, schema in found
+        if not {"enum", "const"} & set(schema)
+        and not ({"minimum", "exclusiveMinimum"} & set(schema) and {"maximum", "exclusiveMaximum"} & set(schema))
+    }
+    assert unbounded == set()
+
+
+@pytest.mark.parametrize("service", SERVICES)
 def test_no_documented_request_is_a_server_error(
     stack: Stack, rival: Rival, real: dict[str, str], service: str
 ) -> None:

@@ -11,7 +11,9 @@ from clave_common.errors import InvalidArgument
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
-PageSize = Annotated[int, Query(ge=1, description=f"Rows per page; more than {PAGE_SIZE_MAX} is read as that.")]
+PageSize = Annotated[
+    int, Query(ge=1, le=2**31 - 1, description=f"Rows per page; more than {PAGE_SIZE_MAX} is read as that.")
+]
 PageToken = Annotated[str | None, Query(description="`next_page_token` of the page before.")]
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clave_contracts.client import ServiceClient
 from clave_contracts.problems import checked
-from clave_contracts.schema import Answer, Digest, Name, Request
+from clave_contracts.schema import Answer, Digest, Name, Request, Whole
 
 API = "/api/features/v1"
 Dtype = Literal["float32", "float64", "int64", "bool", "string", "category", "timestamp"]
@@ -77,7 +77,7 @@ class FeatureView(Request):
     features: list[Feature]
     timestamp_column: str = "event_ts"
     created_column: str | None = None
-    ttl_s: int | None = Field(default=None, ge=1)
+    ttl_s: int | None = Field(default=None, ge=1, le=100 * 366 * 86_400)
     rules: list[Rule] = Field(default_factory=list)
     missing_share_max: float = Field(default=1.0, ge=0, le=1)
     online: bool = True
@@ -232,7 +232,7 @@ class TrainingSet(Answer):
 class MembershipRequest(Request):
     """One entity, by its keys: ``{"customer_id": "7590-VHVEG"}``."""
 
-    keys: dict[str, str | int] = Field(min_length=1, max_length=10)
+    keys: dict[str, str | Whole] = Field(min_length=1, max_length=10)
 
 
 class Membership(Answer):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from clave_contracts.client import ServiceClient
-from clave_contracts.schema import Answer, Request
+from clave_contracts.schema import Answer, Count, Request, Whole
 
 API = "/api/monitor/v1"
 
@@ -21,10 +21,10 @@ class FeedbackItem(Request):
     """
 
     prediction_id: str
-    row: int = Field(default=0, ge=0)
+    row: int = Field(default=0, ge=0, le=2**31 - 1)
     outcome: float
     occurred_at: datetime | None = None
-    attributes: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    attributes: dict[str, str | Whole | float | bool] = Field(default_factory=dict)
 
 
 class FeedbackRequest(Request):
@@ -147,9 +147,9 @@ class RetrainingPolicy(Request):
     loss_tolerance: float = Field(default=0.03, ge=0, le=1)
     harm_false_alarm_labels: float = Field(default=100_000.0, ge=100)
     estimated_drop_max: float = Field(default=0.03, ge=0, le=1)
-    labels_min: int = Field(default=200, ge=1)
+    labels_min: Count = Field(default=200, ge=1)
     cool_down_s: float = Field(default=3600.0, ge=0)
-    runs_per_day_max: int = Field(default=4, ge=0)
+    runs_per_day_max: Count = 4
     business_hours: dict[str, Any] | None = None
     approval: Literal["automatic", "human"] = "automatic"
 

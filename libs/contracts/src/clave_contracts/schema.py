@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ModelWrapValidatorHandler,
     StringConstraints,
     ValidationError,
@@ -15,6 +16,14 @@ _FAULTS_TOLD_MAX = 20
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+# Whatever whole number a caller sends is bounded by the place where it is kept.
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""Any whole number of 64 bits."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""How many; up to the largest whole number that every reader of JSON keeps exactly."""
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Of a version, an attempt: 1 first, 32 bits."""
 
 
 class Request(BaseModel):

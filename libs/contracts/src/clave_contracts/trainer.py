@@ -1,13 +1,13 @@
 """Trainer: what its API takes and gives, and a typed client."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from clave_contracts.client import ServiceClient
 from clave_contracts.registry import CardInput, GateVerdict, Namespace, RolloutPlan
-from clave_contracts.schema import Answer, Name, Request
+from clave_contracts.schema import Answer, Count, Name, Request
 
 API = "/api/trainer/v1"
 RunStatus = Literal["queued", "running", "waiting", "succeeded", "failed", "refused", "cancelled"]
@@ -33,13 +33,13 @@ class GatePolicy(Request):
     parity_ratio_min: float = Field(default=0.8, gt=0, le=1)
     parity_blocks: bool = False
     latency_us_p50_max: float = Field(default=5000.0, gt=0)
-    model_bytes_max: int = Field(default=50_000_000, gt=0)
-    rows_min: int = Field(default=100, ge=1)
+    model_bytes_max: Count = Field(default=50_000_000, ge=1)
+    rows_min: Count = Field(default=100, ge=1)
     true_positive_rate_gap_max: dict[str, float] = Field(
         default_factory=dict,
         description="Attributes judged by the gap of true positive rates instead of the parity ratio, with the limit.",
     )
-    group_rows_min: int = Field(default=50, ge=1)
+    group_rows_min: Count = Field(default=50, ge=1)
     calibration_error_max: float = Field(default=0.2, gt=0, le=1)
     robustness_auc_loss_max: float = Field(default=0.05, gt=0, le=1)
 
@@ -61,7 +61,7 @@ class PipelineSpec(Request):
     card: CardInput = Field(default_factory=CardInput)
     rollout: RolloutPlan = Field(default_factory=RolloutPlan)
     split: dict[str, float] = Field(default_factory=lambda: {"train": 0.6, "validation": 0.2, "test": 0.2})
-    seed: int = 7
+    seed: int = Field(default=7, ge=0, le=2**31 - 1)
     description: str = ""
 
 
@@ -162,7 +162,7 @@ class PipelineList(Answer):
 class BusinessHours(Request):
     """Days (Monday = 0) and times of day, ``08:00``, within which a scheduled run may start."""
 
-    days: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4])
+    days: list[Annotated[int, Field(ge=0, le=6)]] = Field(default_factory=lambda: [0, 1, 2, 3, 4])
     start: str = "08:00"
     end: str = "18:00"
 

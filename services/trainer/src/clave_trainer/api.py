@@ -56,7 +56,7 @@ def _pipeline_routes(router: APIRouter, pipelines: Pipelines) -> None:
     async def put_pipeline(
         pipeline: str,
         request: Request,
-        caller: Caller = governed("training:pipeline.write", resource_id="pipelines/{pipeline}"),
+        caller: Caller = governed("training:pipeline.write", in_operation=True),
     ) -> Pipeline:
         media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
         spec = read_spec(await request.body(), yaml=media_type in _YAML_TYPES)
@@ -84,7 +84,7 @@ def _run_routes(router: APIRouter, database: Database, runs: Runs) -> None:
 
         return await answer_once(database, request, principal=caller.subject_id, answer=answer)
 
-    body = {"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/RunCreate"}}}}}
+    body = {"requestBody": {"content": {"application/json": {"schema": RunCreate.model_json_schema()}}}}
 
     @router.post(
         "/pipelines/{pipeline}/runs",
@@ -141,18 +141,24 @@ def _run_routes(router: APIRouter, database: Database, runs: Runs) -> None:
 def _schedule_routes(router: APIRouter, database: Database, schedules: Schedules) -> None:
     @router.post("/schedules", summary="Create a schedule", status_code=201, response_model=Schedule)
     async def create_schedule(
-        request: Request, spec: ScheduleSpec, caller: Caller = governed("training:schedule.write")
+        request: Request, spec: ScheduleSpec, caller: Caller = governed("training:schedule.write", in_operation=True)
     ) -> Response:
         async def answer() -> Response:
             return _created(await schedules.put(None, spec, caller))
 
-        return await answer_once(database, request, principal=caller.subject_id, answer=answer)
+        return await answer_once(
+            database,
+            request,
+            principal=caller.subject_id,
+            answer=answer,
+            repeat=lambda: schedules.require_write(caller, spec.pipeline),
+        )
 
     @router.put("/schedules/{schedule}", summary="Create or change a schedule")
     async def put_schedule(
         schedule: str,
         spec: ScheduleSpec,
-        caller: Caller = governed("training:schedule.write", resource_id="schedules/{schedule}"),
+        caller: Caller = governed("training:schedule.write", in_operation=True),
     ) -> Schedule:
         return await schedules.put(schedule, spec, caller)
 
@@ -162,7 +168,7 @@ def _schedule_routes(router: APIRouter, database: Database, schedules: Schedules
 
     @router.delete("/schedules/{schedule}", summary="Remove a schedule", status_code=204)
     async def delete_schedule(
-        schedule: str, caller: Caller = governed("training:schedule.write", resource_id="schedules/{schedule}")
+        schedule: str, caller: Caller = governed("training:schedule.write", in_operation=True)
     ) -> None:
         await schedules.delete(schedule, caller)
 

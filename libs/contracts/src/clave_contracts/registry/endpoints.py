@@ -14,7 +14,7 @@ from clave_contracts.registry.versions import (
     Signature,
     VersionStatus,
 )
-from clave_contracts.schema import Answer, Name, Request
+from clave_contracts.schema import Answer, Count, Name, Number, Request
 
 RolloutState = Literal["pending", "shadow", "canary", "paused", "promoted", "rolled_back", "aborted"]
 Arm = Literal["live", "canary", "shadow"]
@@ -31,7 +31,7 @@ class CanaryStep(Request):
 
     weight: float = Field(gt=0, le=1)
     bake_s: float = Field(default=60.0, ge=0)
-    rows_min: int = Field(default=100, ge=0)
+    rows_min: Count = 100
 
 
 class AnalysisThresholds(Request):
@@ -46,7 +46,7 @@ class AnalysisThresholds(Request):
         score_shift_max: Its mean score less the champion's, either way.
     """
 
-    rows_min: int = Field(default=100, ge=1)
+    rows_min: Count = Field(default=100, ge=1)
     error_rate_max: float | None = Field(default=None, ge=0, le=1)
     latency_ms_p99_max: float | None = Field(default=None, gt=0)
     latency_ratio_max: float | None = Field(default=None, gt=0)
@@ -76,7 +76,7 @@ class EndpointCreate(Request):
     model: Name
     namespace: Namespace = "Production"
     feature_service: str | None = None
-    version: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    version: Number | None = None
     description: str = Field(default="", max_length=5_000)
 
 
@@ -110,7 +110,7 @@ class Endpoint(Answer):
 class RolloutCreate(Request):
     """A rollout to start."""
 
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: Number
     plan: RolloutPlan = Field(default_factory=RolloutPlan)
     reason: str = Field(default="", max_length=1_000)
 
@@ -187,7 +187,7 @@ class ObservedVersion(Request):
     """What one inference process did with a version."""
 
     model: str
-    version: int
+    version: Number
     state: Literal["loading", "ready", "failed", "draining"]
     detail: str = ""
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clave_contracts.schema import Answer, Digest, Name, Request
+from clave_contracts.schema import Answer, Count, Digest, Name, Number, Request, Whole
 
 API = "/api/registry/v1"
 Namespace = Literal["Development", "Staging", "Production"]
@@ -17,7 +17,7 @@ class Artifact(Request):
 
     path: str
     digest: Digest
-    size: int = Field(ge=0)
+    size: Count
     media_type: str = "application/octet-stream"
 
 
@@ -26,7 +26,7 @@ class TensorSpec(Request):
 
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[Whole]
 
 
 class Signature(Request):
@@ -55,9 +55,9 @@ class DatasetRef(Request):
     name: str
     digest: Digest
     manifest_digest: str | None = None
-    rows: int
+    rows: Count
     feature_service: str | None = None
-    feature_views: dict[str, int] = Field(default_factory=dict)
+    feature_views: dict[str, Number] = Field(default_factory=dict)
     as_of: datetime | None = None
     columns: list[str] = Field(default_factory=list)
     consent_policy: str | None = None
@@ -70,7 +70,7 @@ class Lineage(Request):
     pipeline: str | None = None
     trigger: str | None = None
     datasets: list[DatasetRef] = Field(default_factory=list)
-    parent_version: int | None = None
+    parent_version: Number | None = None
     code_version: str | None = None
     environment_digest: str | None = None
     retraining_decision_id: str | None = None
@@ -92,7 +92,7 @@ class GateVerdict(Request):
     low: float | None = None
     high: float | None = None
     limit: float | None = None
-    n: int | None = None
+    n: Count | None = None
     p_value: float | None = None
 
 
@@ -113,7 +113,7 @@ class Evaluation(Request):
     champion: dict[str, Any] | None = None
     importance: dict[str, float] = Field(default_factory=dict)
     latency_us_p50: float | None = None
-    rows: int | None = None
+    rows: Count | None = None
 
 
 class CardInput(Request):

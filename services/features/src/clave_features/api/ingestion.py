@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from clave_common.access import Caller, governed
 from clave_common.database import Database
-from clave_common.pages import PageToken, decode_token, encode_token, page_size
+from clave_common.pages import PageSize, PageToken, decode_token, encode_token, page_size
 from clave_contracts import features as wire
 from clave_contracts.schema import Request as Body
 from fastapi import APIRouter, Query, Request
@@ -48,7 +48,7 @@ def ingestion_router(
     @router.get("/views/{view}/batches", summary="List a view's ingested batches, the newest first")
     async def batch_list(
         view: str,
-        size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
+        size: Annotated[PageSize | None, Query(alias="page_size")] = None,
         page_token: PageToken = None,
         _caller: Caller = governed("features:view.read", resource_id="views/{view}"),
     ) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def ingestion_router(
     @router.get("/views/{view}/quarantine", summary="List rows that were not accepted, with reasons")
     async def quarantine(
         view: str,
-        size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
+        size: Annotated[PageSize | None, Query(alias="page_size")] = None,
         page_token: PageToken = None,
         *,
         request: Request,

@@ -7,7 +7,7 @@ from clave_common.access import Caller, governed
 from clave_common.blobstore import BlobStore
 from clave_common.database import Database
 from clave_common.idempotency import answer_once
-from clave_common.pages import PageToken, decode_token, encode_token, page_size
+from clave_common.pages import PageSize, PageToken, decode_token, encode_token, page_size
 from clave_contracts import features as wire
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
@@ -56,7 +56,7 @@ def training_sets_router(
     @router.get("", summary="List training sets, the newest first")
     async def page(
         name: str | None = None,
-        size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
+        size: Annotated[PageSize | None, Query(alias="page_size")] = None,
         page_token: PageToken = None,
         _caller: Caller = governed("features:offline.read", resource_id="training-sets", properties=_NOTHING_READ),
     ) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def training_sets_router(
     )
     async def search_by_entity(
         body: wire.MembershipRequest,
-        size: Annotated[int | None, Query(alias="page_size", ge=1)] = None,
+        size: Annotated[PageSize | None, Query(alias="page_size")] = None,
         page_token: PageToken = None,
         _caller: Caller = governed("features:offline.read", resource_id="training-sets", properties=_NOTHING_READ),
     ) -> wire.MembershipPage:

@@ -157,7 +157,7 @@ def audit_router(service: AuditService) -> APIRouter:
     @router.get("/export", response_class=StreamingResponse)
     async def export(
         caller: Caller = governed("audit:log.read", resource_id="audit"),
-        first: Annotated[int, Query(ge=0)] = 0,
+        first: Annotated[int, Query(ge=0, le=2**53)] = 0,
     ) -> StreamingResponse:
         """Export entries as ECS documents, one JSON line each."""
         return StreamingResponse(service.export(caller, first=first), media_type="application/x-ndjson")

@@ -7,7 +7,7 @@ from clave_common.access import Caller, governed
 from clave_common.pages import PageSize
 from clave_common.pages import page_size as bounded
 from clave_contracts.gateway import API
-from clave_contracts.schema import Answer, Request
+from clave_contracts.schema import Answer, Count, Request
 from fastapi import APIRouter, Path
 from pydantic import Field, StringConstraints
 
@@ -59,7 +59,7 @@ class PolicyPage(Answer):
 class Activation(Request):
     """What whoever activates has read."""
 
-    accept_differences: int = Field(default=0, ge=0, description="Decisions that come out differently, by the plan.")
+    accept_differences: Count = Field(default=0, description="Decisions that come out differently, by the plan.")
 
 
 class LockdownChange(Request):

@@ -9,6 +9,7 @@ from clave_common.errors import InvalidArgument
 from clave_common.pages import PageSize, PageToken
 from clave_common.pages import page_size as bounded
 from clave_contracts import monitor as contract
+from clave_contracts.schema import Number
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.responses import Response
@@ -32,8 +33,8 @@ class AnalysisQuery(BaseModel):
     """
 
     endpoint: str
-    challenger: int = Field(ge=1)
-    champion: int | None = Field(default=None, ge=1)
+    challenger: Number
+    champion: Number | None = None
     since: AwareDatetime
     rows_min: int = Field(default=20, ge=1, le=1_000_000)
     labels_min: int = Field(default=0, ge=0, le=1_000_000)
@@ -75,7 +76,7 @@ def reading_routes(operations: Operations) -> APIRouter:
     )
     async def report(
         endpoint: str,
-        version: Annotated[int | None, Query(ge=1, description="Another version than the live one.")] = None,
+        version: Annotated[Number | None, Query(description="Another version than the live one.")] = None,
     ) -> contract.Report:
         return await reporting.report(endpoint, version=version)
 

@@ -7,12 +7,13 @@ from clave_common.access import Caller, governed
 from clave_common.answer_headers import PAGE
 from clave_common.errors import InvalidArgument
 from clave_contracts import registry as contract
+from clave_contracts.schema import Number
 from fastapi import APIRouter, Body, Header, Query
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse, Response
 
 from clave_registry.api.operations import Operations
-from clave_registry.api.rendering import VERSION_MAX, IfMatch, Number, answer, revision_of
+from clave_registry.api.rendering import IfMatch, answer, revision_of
 from clave_registry.cards.annex_iv import annex_iv, annex_iv_markdown
 from clave_registry.cards.exports import hugging_face, model_card_toolkit, sagemaker
 from clave_registry.cards.mlbom import cyclonedx_card, ml_bom
@@ -55,7 +56,7 @@ def card_routes(operations: Operations) -> APIRouter:
     async def diff_card(
         model: str,
         version: Number,
-        other: Annotated[int | None, Query(alias="with", ge=1, le=VERSION_MAX)] = None,
+        other: Annotated[Number | None, Query(alias="with")] = None,
         caller: Caller = governed("registry:version.read", resource_type=_TYPE, resource_id=_ID),
     ) -> Response:
         return answer(await cards.diff(caller, model, version, other))

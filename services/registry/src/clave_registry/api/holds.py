@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from clave_common.access import Caller, governed
 from clave_contracts.registry import API
+from clave_contracts.schema import Number
 from clave_contracts.schema import Request as Body
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -11,7 +12,7 @@ from sqlalchemy import RowMapping
 from starlette.responses import Response
 
 from clave_registry.api.operations import Operations
-from clave_registry.api.rendering import Number, answer
+from clave_registry.api.rendering import answer
 
 _MANAGE = "registry:hold.manage"
 _VERSION = f"{API}/models/{{model}}/versions/{{version}}/hold"

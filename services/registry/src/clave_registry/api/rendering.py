@@ -5,16 +5,15 @@ from typing import Annotated, Any
 
 import orjson
 from clave_common.errors import InvalidArgument
+from clave_contracts.schema import Number, Whole
 from clave_contracts.schema import Request as Body
-from fastapi import Header, Path
+from fastapi import Header
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from clave_registry.converters import etag
 
 IfMatch = Annotated[str | None, Header(description="ETag of the state that the change was made from.")]
-VERSION_MAX = 2**31 - 1
-Number = Annotated[int, Path(ge=1, le=VERSION_MAX)]
 
 
 class ModelUpdate(Body):
@@ -33,14 +32,14 @@ class TagChange(Body):
 class AliasPoint(Body):
     """The version that an alias is to name."""
 
-    version: int = Field(ge=1, le=VERSION_MAX)
+    version: Number
     reason: str = Field(default="", max_length=1_000)
 
 
 class EntityKeys(Body):
     """One entity, by its keys."""
 
-    keys: dict[str, str | int] = Field(min_length=1, max_length=10)
+    keys: dict[str, str | Whole] = Field(min_length=1, max_length=10)
 
 
 class Reason(Body):

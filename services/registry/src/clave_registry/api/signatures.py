@@ -3,11 +3,12 @@
 from clave_common.access import Caller, governed
 from clave_common.errors import PayloadTooLarge
 from clave_contracts import registry as contract
+from clave_contracts.schema import Number
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from clave_registry.api.operations import Operations
-from clave_registry.api.rendering import Number, answer
+from clave_registry.api.rendering import answer
 from clave_registry.domain.model_signature import BUNDLE_BYTES_MAX
 
 _SIGNATURES = f"{contract.API}/models/{{model}}/versions/{{version}}/signatures"

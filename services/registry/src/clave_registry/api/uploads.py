@@ -4,6 +4,7 @@ from typing import Any
 
 from clave_common.access import Caller, governed
 from clave_contracts.registry import API
+from clave_contracts.schema import Number
 from clave_contracts.schema import Request as Body
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -47,7 +48,7 @@ def upload_routes(operations: Operations) -> APIRouter:
     @router.put(f"{UPLOADS}/{{upload}}/parts/{{number}}", summary="Send a part, again if it was cut")
     async def put_part(
         upload: str,
-        number: int,
+        number: Number,
         request: Request,
         caller: Caller = governed("registry:blob.write", resource_id="uploads/{upload}"),
     ) -> Response:

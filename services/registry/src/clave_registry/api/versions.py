@@ -7,11 +7,12 @@ from clave_common.idempotency import answer_once
 from clave_common.pages import PageSize, PageToken
 from clave_common.pages import page_size as bounded_page_size
 from clave_contracts import registry as contract
+from clave_contracts.schema import Number
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from clave_registry.api.operations import Operations
-from clave_registry.api.rendering import EntityKeys, IfMatch, Number, Reason, TagChange, answer, revision_of
+from clave_registry.api.rendering import EntityKeys, IfMatch, Reason, TagChange, answer, revision_of
 
 _VERSIONS = f"{contract.API}/models/{{model}}/versions"
 _VERSION = f"{_VERSIONS}/{{version}}"

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import orjson
 from clave_common.access import Caller, governed, open_route
 from clave_common.answer_headers import HOLDS_A_SECRET
+from clave_contracts.schema import Number
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -197,7 +198,7 @@ def _add_transfer_routes(router: APIRouter, transfers: Transfers, uploads: Uploa
 
     @router.put(f"{PART}/{{upload}}/{{number}}", summary="Send a part")
     async def put_part(
-        upload: str, number: int, request: Request, caller: Caller = governed(write, resource_id="artifacts")
+        upload: str, number: Number, request: Request, caller: Caller = governed(write, resource_id="artifacts")
     ) -> Response:
         size = await uploads.put_part(caller, upload, number, request.stream())
         return _json({}, headers={"ETag": f'"{number}-{size}"'})
