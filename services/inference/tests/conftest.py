@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnx
@@ -169,6 +169,7 @@ class FakePoint:
     def __init__(self) -> None:
         self.limit: RateLimit | None = None
         self.allow = True
+        self.audit: Literal["full", "sampled"] = "sampled"
         self.calls: list[tuple[str, Resource]] = []
 
     async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
@@ -179,7 +180,9 @@ class FakePoint:
     ) -> Decision:
         self.calls.append((action, resource))
         reasons = () if self.allow else ("no_grant",)
-        return Decision(self.allow, reasons, "1", "dec_1", "fake", rate_limit=self.limit, cache_ttl_s=2.0)
+        return Decision(
+            self.allow, reasons, "1", "dec_1", "fake", rate_limit=self.limit, audit=self.audit, cache_ttl_s=2.0
+        )
 
 
 @dataclass

@@ -33,6 +33,7 @@ _WINDOW_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _METHOD_NOT_ALLOWED: Final = 405
 _UNSUPPORTED_MEDIA_TYPE: Final = 415
 _UNPROCESSABLE: Final = 422
+_GRPC_TIMEOUT_LENGTH_MAX: Final = 9  # eight digits and a unit, says gRPC over HTTP/2
 
 
 class ClientGone(Exception):
@@ -179,7 +180,7 @@ def _text(value: bytes | None) -> str | None:
 
 def grpc_deadline(timeout: bytes | None) -> float | None:
     """Read a ``grpc-timeout`` header as monotonic seconds; None where there is none or it makes no sense."""
-    if not timeout or not timeout[:-1].isdigit():
+    if not timeout or len(timeout) > _GRPC_TIMEOUT_LENGTH_MAX or not timeout[:-1].isdigit():
         return None
     seconds = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}.get(timeout[-1:])
     return None if seconds is None else time.monotonic() + int(timeout[:-1]) * seconds

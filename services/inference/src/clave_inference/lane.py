@@ -35,6 +35,7 @@ LINGER_S: Final = 0.5
 _TIMER_STEP_S: Final = 0.01
 KNOWN_UVICORN: Final = "0.54."
 _TARGETS_MAX: Final = 1_000
+_TARGET_BYTES_MAX: Final = 1_024
 _PLANS_MAX: Final = 4_096
 _PLAN_BYTES_MAX: Final = 2_048
 _HEAD_END: Final = b"\r\n\r\n"
@@ -183,7 +184,7 @@ class Lane(HttpToolsProtocol):
         if known is not None:
             return known
         target = ("", None) if url == BRIDGE_PATH else infer_target(url)
-        if target is not None:
+        if target is not None and len(url) <= _TARGET_BYTES_MAX:
             if len(self.targets) >= _TARGETS_MAX:
                 self.targets.clear()
             self.targets[url] = target

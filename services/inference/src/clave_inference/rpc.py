@@ -281,7 +281,7 @@ def _credential(context: grpc.ServicerContext) -> Credential:
     presented = presented_by(context)
     authorization = presented.authorization
     return Credential(
-        None if authorization is None else authorization.encode("latin-1"),
+        None if authorization is None else authorization.encode("latin-1", "replace"),
         presented.source_ip,
         presented.on_behalf_of,
         claimed_ip=presented.claimed_ip,

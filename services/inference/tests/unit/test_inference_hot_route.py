@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from clave_inference.hot_route import grpc_deadline
 from clave_inference.lane_plan import plan_key
+from clave_inference.services.admissions import Credential
 
 HEADERS = {"authorization": "Bearer good"}
 ROW = [0.1, 0.2, None, 0.4]
@@ -394,3 +396,30 @@ def test_an_explanation_adds_up_to_the_margin(server: Any, tmp_path: Any) -> Non
     assert document["parameters"]["columns"] == ["a", "b", "c", "d"]
     sums = np.array(outputs["contributions"]["data"]).reshape(3, 4).sum(axis=1) + outputs["base_value"]["data"]
     np.testing.assert_allclose(sums, booster.predict(xgboost.DMatrix(rows[:3]), output_margin=True), atol=1e-5)
+
+
+def test_predictions_that_must_be_on_record_are_decided_each_time(server: Any) -> None:
+    point = server.bench.point
+    for audit, decided in (("sampled", 1), ("full", 3)):
+        point.audit = audit
+        server.bench.admissions.forget()
+        point.calls.clear()
+        assert [ask(server, request_body()).status_code for _ in range(3)] == [200] * 3
+        assert len(point.calls) == decided
+
+
+@pytest.mark.parametrize("timeout", ["9" * 5000 + "S", "9" * 400 + "H", "99999999999S", "-1S", "1", "S", "1x"])
+def test_a_deadline_that_makes_no_sense_is_none(timeout: str) -> None:
+    assert grpc_deadline(timeout.encode()) is None
+
+
+def test_what_a_credential_is_known_by_is_short_and_its_own() -> None:
+    parts = [b"Bearer a", "10.0.0.1", "user:a", "203.0.113.7", "proof"]
+    known = set()
+    for at in range(len(parts)):
+        for other in (None, "x" * 60_000, parts[at]):
+            said = [*parts[:at], other.encode() if at == 0 and isinstance(other, str) else other, *parts[at + 1 :]]
+            key = Credential(said[0], said[1], said[2], claimed_ip=said[3], edge_proof=said[4]).key
+            assert len(key) == 32
+            known.add(key)
+    assert len(known) == 11

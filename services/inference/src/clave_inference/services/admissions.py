@@ -76,8 +76,7 @@ class Credential:
             claimed_ip=claimed_ip,
             edge_proof=edge_proof,
         )
-        whence = f"{source_ip} {claimed_ip} {edge_proof}"
-        self.key = (sha256(authorization or b"").digest(), whence, on_behalf_of)
+        self.key = sha256(repr((authorization, source_ip, on_behalf_of, claimed_ip, edge_proof)).encode()).digest()
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +91,7 @@ class Admission:
     renewing: bool = False
 
 
-AdmissionKey = tuple[tuple[bytes, str | None, str | None], str, str | None]
+AdmissionKey = tuple[bytes, str, str | None]
 
 
 class Admissions:
@@ -169,7 +168,7 @@ class Admissions:
         if decision.allow is not True:
             raise refused_by_policy(caller, resource, decision)
         now = self._now()
-        life_s = min(decision.cache_ttl_s, max(0.0, caller.expires_at - time.time()))
+        life_s = _life_s(decision, caller)
         admission = Admission(
             caller=caller,
             mask=decision.mask,
@@ -260,6 +259,13 @@ class Admissions:
         for admission in self._admissions.values():
             admission.renew_at = admission.good_until = 0.0  # whoever holds it has to look again
         self._admissions.clear()
+
+
+def _life_s(decision: Decision, caller: Caller) -> float:
+    """Say for how long a decision stands; one that must be on record each time stands for its own request alone."""
+    if decision.audit == "full":
+        return 0.0
+    return min(decision.cache_ttl_s, max(0.0, caller.expires_at - time.time()))
 
 
 def predict_resource(endpoint: ServedEndpoint, version: str | None, governance: Governance) -> Resource:
