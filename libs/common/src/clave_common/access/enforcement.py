@@ -108,7 +108,7 @@ class Access:
                 action=action,
                 resource=resource.id,
             )
-        note_allowed(decision.decision_id)
+        note_allowed(action, decision.decision_id)
         if first and self._limits is not None:
             await self._limits.charge(caller, action, resource, decision)
         return decision
