@@ -40,7 +40,7 @@ def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, re
     """Put the service together."""
     clock = SystemClock()
     runs = Runs(database, clock, kit.access)
-    schedules = Schedules(database, clock)
+    schedules = Schedules(database, clock, kit.access)
     engine = Engine(database, clock, lease_s=settings.lease_s)
     background = Background()
     celery = create_celery(settings.redis_url.get_secret_value())
@@ -49,7 +49,7 @@ def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, re
         await asyncio.to_thread(ring, celery, resource_class)
 
     consumer = StreamConsumer(redis, streams=[event_stream("monitor")], group=_GROUP, consumer="trainer")
-    retraining = RetrainingConsumer(database, clock)
+    retraining = RetrainingConsumer(database, clock, kit.access)
     background.add("access", partial(kit.run, background))
     background.add(OUTBOX_LOOP, partial(OutboxRelay(database, redis, kit.audit_signer).run, background))
     background.add("bells", partial(_every, background, "bells", 0.4, partial(engine.ring, bell)))
@@ -71,7 +71,7 @@ def create_app(settings: TrainerSettings, kit: AccessKit, database: Database, re
         service="trainer",
         version=version("clave-trainer"),
         description=DESCRIPTION,
-        routers=[create_router(database, Pipelines(database), runs, schedules)],
+        routers=[create_router(database, Pipelines(database, kit.access), runs, schedules)],
         access=kit.access,
         verifier=kit.verifier,
         checks={"database": database.ping, "redis": redis_answers, "access": kit.ready},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from clave_common.access import Access
 from clave_common.clock import Clock
 from clave_common.database import Database
 from clave_common.errors import ClaveError
@@ -11,6 +12,7 @@ from clave_contracts.events import Event, RetrainingRequested
 from clave_contracts.trainer import RunCreate
 from pydantic import ValidationError
 
+from clave_trainer.services.leave import TRAINER, Triggers
 from clave_trainer.services.runs import Origin, add_run
 from clave_trainer.storage import runs
 
@@ -21,9 +23,10 @@ _CONSUMER = "retraining"
 class RetrainingConsumer:
     """Turns `RetrainingRequested` into runs."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, access: Access) -> None:
         self._database = database
         self._clock = clock
+        self._triggers = Triggers(access, clock)
 
     async def handle(self, entries: Sequence[Entry]) -> None:
         """Start the run of each request; what cannot start one is logged and left behind."""
@@ -50,7 +53,13 @@ class RetrainingConsumer:
                 if pipeline is None:
                     log.warning("retraining_without_pipeline")
                     return
-                origin = Origin("retraining_requested", "service:monitor", "service:trainer", event.tenant)
+                if pipeline.spec.endpoint != request.endpoint:
+                    log.warning("retraining_of_another_endpoint", endpoint=request.endpoint)
+                    return
+                if against := await self._triggers.objections(tx, pipeline, tenant=event.tenant):
+                    log.warning("retraining_refused", code="permission_denied", detail=", ".join(against))
+                    return
+                origin = Origin("retraining_requested", "service:monitor", TRAINER, event.tenant)
                 run = RunCreate(
                     reason=request.reason,
                     evaluation_after=request.evaluation_after,

@@ -16,7 +16,7 @@ from clave_trainer.services.engine import Engine, StepRefused, StepResult, StepW
 from clave_trainer.services.schedules import Schedules
 from clave_trainer.storage.tables import METADATA
 from sqlalchemy import text
-from trainer_bench import SPEC, step
+from trainer_bench import SPEC, Kit, step
 
 pytestmark = pytest.mark.integration
 DONE = StepResult({}, "done")
@@ -181,7 +181,7 @@ def entry(event: Event) -> Entry:
 
 async def test_a_retraining_request_starts_one_run_however_often_it_comes(trainer):
     await trainer.put_pipeline(SPEC)
-    consumer = RetrainingConsumer(trainer.database, FixedClock(datetime.now(UTC)))
+    consumer = RetrainingConsumer(trainer.database, FixedClock(datetime.now(UTC)), Kit.access)
     event, same_decision = requested("dec_1"), requested("dec_1")
     other = Event(type="DriftDetected", source="monitor", subject="endpoints/churn")
     broken = Entry("clave.events.monitor", b"1-0", "evt_x", b"{")
@@ -199,7 +199,7 @@ async def test_a_schedule_fires_once_whoever_looks_and_says_why_it_did_not(train
     clock = FixedClock(start)
     url = trainer.settings.database_url.get_secret_value()
     others = [Database(url, METADATA, service="trainer") for _ in range(3)]
-    schedulers = [Schedules(database, clock) for database in others]
+    schedulers = [Schedules(database, clock, Kit.access) for database in others]
     answer = await trainer.http.post(
         "/api/trainer/v1/schedules", json=ScheduleSpec(pipeline="churn", interval_s=60).model_dump()
     )

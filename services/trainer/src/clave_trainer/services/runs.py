@@ -23,6 +23,7 @@ from clave_trainer.services.errors import (
     RunNotRetryable,
     TooManyRuns,
 )
+from clave_trainer.services.leave import wanted_resources
 from clave_trainer.storage import engine, runs
 
 ACTIVE_RUNS_MAX = 20
@@ -136,7 +137,7 @@ class Runs:
             f"pipelines/{pipeline_name}/runs",
             caller,
             pipeline.spec.namespace,
-            request=_wanted_resources(),
+            request=wanted_resources(),
             features=[],  # its steps read them as `features:offline.read`, where the purpose of each is judged
         )
         await self._access.require(caller, "training:run.create", resource, running_jobs=running)
@@ -260,11 +261,6 @@ class Runs:
 
 def _resource(identifier: str, caller: Caller, namespace: str, **properties: Any) -> Resource:
     return Resource("run", identifier, {"tenant": caller.tenant, "namespace": namespace, **properties})
-
-
-def _wanted_resources() -> dict[str, Any]:
-    """Say what a run may take, as the policy's quotas count it: one step at a time, each within its time-out."""
-    return {"cpus": 1, "max_runtime_s": sum(step.timeout_s for step in TRAINING_PIPELINE)}
 
 
 async def _described(tx: Transaction, run_id: str) -> Run:

@@ -4,7 +4,8 @@ A due schedule is locked with SKIP LOCKED; its fire row (unique per schedule and
 time are written in one transaction.
 """
 
-from clave_common.access import Caller
+from clave_common.access import Access, Caller
+from clave_common.access.model import INSTALLATION_TENANT
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
 from clave_common.ids import new_id
@@ -14,11 +15,13 @@ from clave_contracts.trainer import RunCreate, Schedule, ScheduleSpec
 
 from clave_trainer.domain.schedule import Timetable, timetable
 from clave_trainer.services.errors import PipelineNotFound, ScheduleNotFound
+from clave_trainer.services.leave import TRAINER, Triggers, require_in_environments
 from clave_trainer.services.runs import Origin, add_run
 from clave_trainer.storage import runs, schedules
 
 _log = get_logger(__name__)
 DUE_MAX = 20
+_ANYWHERE = "Production"  # where nothing is known of a schedule, its removal asks for the most
 
 
 def timetable_of(spec: ScheduleSpec) -> Timetable:
@@ -42,9 +45,11 @@ def timetable_of(spec: ScheduleSpec) -> Timetable:
 class Schedules:
     """Keeps schedules and starts their runs."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, access: Access) -> None:
         self._database = database
         self._clock = clock
+        self._access = access
+        self._triggers = Triggers(access, clock)
 
     async def put(self, schedule_id: str | None, spec: ScheduleSpec, caller: Caller) -> Schedule:
         """Create a schedule, or change one.
@@ -52,11 +57,11 @@ class Schedules:
         Raises:
             BadSchedule: It cannot be read.
             PipelineNotFound: It names a pipeline that is not there.
+            PermissionDenied: The caller may not write schedules where its pipeline acts, or the one it has now.
         """
         next_at = timetable_of(spec).next_after(self._clock.now()) if spec.enabled else None
         async with self._database.transaction() as tx:
-            if await runs.pipeline(tx.session, spec.pipeline) is None:
-                raise PipelineNotFound(spec.pipeline)
+            await self._require_write(tx, caller, schedule_id, spec.pipeline)
             stored = await schedules.put(
                 tx.session,
                 schedule_id or new_id("sch"),
@@ -66,6 +71,32 @@ class Schedules:
             )
             await _audit(tx, caller, stored.id, spec.model_dump(mode="json"))
         return stored
+
+    async def require_write(self, caller: Caller, pipeline: str) -> None:
+        """Insist that the caller may write schedules of a pipeline.
+
+        Raises:
+            PipelineNotFound: It is not there.
+            PermissionDenied: The caller may not where it acts.
+        """
+        async with self._database.transaction() as tx:
+            await self._require_write(tx, caller, None, pipeline)
+
+    async def _require_write(
+        self, tx: Transaction, caller: Caller, schedule_id: str | None, pipeline: str | None
+    ) -> None:
+        """Ask where the pipelines act that a schedule starts now, and that it is to start."""
+        known = await schedules.find(tx.session, schedule_id) if schedule_id is not None else None
+        environments: set[str] = set()
+        for name in {pipeline, known.spec.pipeline if known else None} - {None}:
+            found = await runs.pipeline(tx.session, str(name))
+            if found is None and name == pipeline:
+                raise PipelineNotFound(str(name))
+            environments |= {str(found.spec.namespace)} if found else set()
+        resource = f"schedules/{schedule_id}" if schedule_id is not None else "schedule"
+        await require_in_environments(
+            self._access, caller, "training:schedule.write", resource, environments or {_ANYWHERE}
+        )
 
     async def list(self) -> list[Schedule]:
         """Read every schedule."""
@@ -79,6 +110,7 @@ class Schedules:
             ScheduleNotFound: No such schedule.
         """
         async with self._database.transaction() as tx:
+            await self._require_write(tx, caller, schedule_id, None)
             if not await schedules.delete(tx.session, schedule_id):
                 raise ScheduleNotFound(f"There is no schedule {schedule_id!r}.", schedule=schedule_id)
             await _audit(tx, caller, schedule_id, {"change": "delete"})
@@ -107,6 +139,8 @@ class Schedules:
             active = await runs.active_runs(tx.session, pipeline.name)
             if active >= schedule.spec.active_runs_max:
                 skipped = f"{active} runs have not ended"
+            elif against := await self._triggers.objections(tx, pipeline, tenant=INSTALLATION_TENANT):
+                skipped = f"the policy refuses it: {', '.join(against)}"
         await schedules.advance(tx.session, schedule.id, rule.following(at, now), skipped)
         if not await schedules.record_fire(tx.session, schedule.id, at, skipped):
             return
@@ -116,7 +150,7 @@ class Schedules:
         request = RunCreate(
             reason=f"schedule {schedule.id}: {schedule.spec.reason}".rstrip(": "), params=schedule.spec.params
         )
-        origin = Origin("schedule", schedule.created_by, "service:trainer")
+        origin = Origin("schedule", schedule.created_by, TRAINER)
         run_id = await add_run(tx, pipeline, request, origin, self._clock)
         await schedules.note_run(tx.session, schedule.id, at, run_id)
 

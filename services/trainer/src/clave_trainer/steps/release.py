@@ -194,6 +194,9 @@ async def roll_out(context: StepContext) -> Outcome:
             on_behalf_of=run.on_behalf_of,
         )
         return StepResult({"facts": {"live": number}}, f"version {number} is live, the endpoint's first")
+    if endpoint.namespace != spec.namespace:
+        where = f"{spec.endpoint} answers in {endpoint.namespace}"
+        return StepRefused([f"rollout: the pipeline acts in {spec.namespace}, and {where}"])
     if endpoint.live_version == number:
         return StepResult({"facts": {"live": number}}, f"version {number} is live")
     rollout = await registry.create_rollout(

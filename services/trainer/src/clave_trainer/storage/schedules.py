@@ -49,6 +49,12 @@ async def all_of(session: AsyncConnection) -> list[Schedule]:
     return [_schedule(row) for row in await session.execute(select(SCHEDULES).order_by(SCHEDULES.c.id))]
 
 
+async def find(session: AsyncConnection, schedule_id: str) -> Schedule | None:
+    """Find a schedule."""
+    row = (await session.execute(select(SCHEDULES).where(SCHEDULES.c.id == schedule_id))).one_or_none()
+    return None if row is None else _schedule(row)
+
+
 async def delete(session: AsyncConnection, schedule_id: str) -> bool:
     """Remove a schedule; False when there is none."""
     result = await session.execute(sql_delete(SCHEDULES).where(SCHEDULES.c.id == schedule_id))
