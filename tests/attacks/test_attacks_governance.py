@@ -207,7 +207,7 @@ def assert_recorded(here: Installation) -> None:
 
     wait_until(recorded, what="the change in the audit log", seconds=BUSY_S)
     (entry,) = found
-    assert entry["details"]["break_glass"] == {"ticket": "INC-12345", "reason": "the model answers NaN"}
+    assert entry["details"]["break_glass_claimed"] == {"ticket": "INC-12345", "reason": "the model answers NaN"}
     decision: list[Any] = []
 
     def decided() -> bool:

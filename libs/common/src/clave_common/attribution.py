@@ -37,10 +37,10 @@ def note_allowed(action: str, decision_id: str) -> None:
 
 
 def attributed(entry: AuditEntry) -> AuditEntry:
-    """Add the running request's decision and broken glass to an audit entry that names no decision."""
+    """Add the running request's decision, and the broken glass it was asked with, to an entry that names no decision."""
     allowed, glass = _allowed.get(), _glass.get()
     if entry.decision_id is not None or not allowed:
         return entry
     decision_id = allowed.get(entry.action) or next(reversed(allowed.values()))
-    details = entry.details if glass is None else {**entry.details, "break_glass": dict(glass)}
+    details = entry.details if glass is None else {**entry.details, "break_glass_claimed": dict(glass)}
     return entry.model_copy(update={"decision_id": decision_id, "details": details})

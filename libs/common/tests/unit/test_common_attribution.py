@@ -28,7 +28,7 @@ def test_broken_glass_is_written_down_with_what_it_opened() -> None:
     begin(GLASS)
     assert attributed(entry()).details == {"n": 1}  # nothing was allowed yet
     note_allowed("a:b.c", "dec_3")
-    assert attributed(entry()).details == {"n": 1, "break_glass": GLASS}
+    assert attributed(entry()).details == {"n": 1, "break_glass_claimed": GLASS}
 
 
 def test_the_next_request_begins_anew() -> None:
