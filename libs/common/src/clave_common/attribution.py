@@ -37,7 +37,7 @@ def note_allowed(action: str, decision_id: str) -> None:
 
 
 def attributed(entry: AuditEntry) -> AuditEntry:
-    """Add the running request's decision, and the broken glass it was asked with, to an entry that names no decision."""
+    """Add the running request's decision, and the glass that it claimed to break, to an entry that names none."""
     allowed, glass = _allowed.get(), _glass.get()
     if entry.decision_id is not None or not allowed:
         return entry
