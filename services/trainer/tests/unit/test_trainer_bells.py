@@ -4,10 +4,11 @@ import base64
 import json
 
 import pytest
-from clave_trainer.doorbell import DOORBELL
-from clave_trainer.runtime.bell_transport import ITEM_BYTES_MAX, bell, fault_of
+from clave_trainer.doorbell import DOORBELL, broker_url
+from clave_trainer.runtime.bell_transport import ITEM_BYTES_MAX, BellTransport, bell, fault_of, hear_bells_only
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu import Connection, transport
 
 TREE = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=20),
@@ -48,3 +49,12 @@ def test_a_bell_is_made_anew_with_nothing_of_what_came() -> None:
     assert document["properties"]["delivery_info"]["routing_key"] == "trainer.light"
     assert json.loads(base64.b64decode(document["body"]))[:2] == [[], {}]
     assert json.loads(bell("trainer.light"))["properties"]["delivery_tag"] != document["properties"]["delivery_tag"]
+
+
+@pytest.mark.parametrize("url", ["redis://:p@redis:6379/0", "rediss://redis:6379/1", "unix://u:p@/run/v.sock?db=0"])
+def test_brokers_are_heard_by_address_and_by_socket(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(transport, "_transport_cache", {})
+    for scheme in ("redis", "rediss"):
+        monkeypatch.setitem(transport.TRANSPORT_ALIASES, scheme, transport.TRANSPORT_ALIASES[scheme])
+    hear_bells_only()
+    assert Connection(broker_url(url)).get_transport_cls() is BellTransport
