@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,11 +15,11 @@ import httpx
 import psutil
 import pytest
 import redis
-from clave.stack import processes
+from clave.stack import processes, valkey_users
 from clave.stack.layout import Layout
 from clave.stack.programs import redis_url
 from clave.stack.secrets import read_passwords
-from clave_contracts.events import PREDICTION_STREAM, audit_stream, decision_stream, event_stream
+from clave_contracts.events import PREDICTION_STREAM, AuditEntry, audit_stream, decision_stream, event_stream
 from clave_testing.servers import wait_until
 from clave_testing.stack import Stack
 from clave_trainer.doorbell import DOORBELL, create_celery, queue_of
@@ -170,10 +171,15 @@ class TestNames:
 
 
 @pytest.fixture(scope="module")
-def store(stack: Stack) -> Iterator[Any]:
+def stores(stack: Stack) -> Iterator[dict[str, Any]]:
+    """The store as each of its users sees it: what whoever stole that user's password can do."""
     layout = Layout.at(stack.data_dir)
-    with redis.from_url(redis_url(layout, read_passwords(layout.secrets))) as client:
-        yield client
+    passwords = read_passwords(layout.secrets)
+    with ExitStack() as opened:
+        yield {
+            user: opened.enter_context(redis.from_url(redis_url(layout, user, passwords)))
+            for user in valkey_users.USERS
+        }
 
 
 def workers(stack: Stack) -> list[int]:
@@ -215,7 +221,31 @@ class TestStores:
         ):
             client.ping()
 
-    def test_forged_tasks_run_nothing_and_the_worker_lives(self, stack: Stack, store: Any, tmp_path: Path) -> None:
+    def test_no_service_writes_what_is_anothers(self, stores: dict[str, Any]) -> None:
+        """Tasks, audit entries, decisions, predictions and events, forged with another service's credentials."""
+        written = {
+            PREDICTION_STREAM: "inference",
+            **{
+                stream_of(name): name
+                for stream_of in (audit_stream, decision_stream, event_stream)
+                for name in SERVICES
+            },
+        }
+        for user, store in stores.items():
+            for stream in [stream for stream, owner in written.items() if owner != user]:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    store.xadd(stream, {"id": "x", "body": "{}"})
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    store.delete(stream)
+            if user == "trainer":
+                continue
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                store.lpush(KEY_PREFIX + queue_of("light"), message(CALL, task=DOORBELL))
+
+    def test_forged_tasks_run_nothing_and_the_worker_lives(
+        self, stack: Stack, stores: dict[str, Any], tmp_path: Path
+    ) -> None:
+        store = stores["trainer"]
         canary = tmp_path / "canary"
         # What unpickling would run: posix.system("touch canary").
         pickled = b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
@@ -241,8 +271,9 @@ class TestStores:
         assert workers(stack) == before
         assert not canary.exists()
 
-    def test_what_is_no_message_at_all_leaves_the_worker_working(self, stack: Stack, store: Any) -> None:
+    def test_what_is_no_message_at_all_leaves_the_worker_working(self, stack: Stack, stores: dict[str, Any]) -> None:
         """Celery ends at it; the supervisor starts the worker again, and the next bell is heard."""
+        store = stores["trainer"]
         queue = KEY_PREFIX + queue_of("light")
         store.lpush(queue, b"not json")
         wait_until(lambda: store.llen(queue) == 0, what="the worker to take it", seconds=60)
@@ -250,15 +281,25 @@ class TestStores:
         wait_until(lambda: store.llen(queue) == 0, what="the worker to hear a bell", seconds=60)
         assert all(psutil.pid_exists(pid) for pid in workers(stack))
 
-    def test_entries_that_nobody_wrote_stop_no_reader_and_are_no_audit(self, stack: Stack, store: Any) -> None:
+    def test_entries_that_nobody_wrote_stop_no_reader_and_are_no_audit(
+        self, stack: Stack, stores: dict[str, Any]
+    ) -> None:
+        """With the credentials of each service itself: it takes its signing key as well to speak in its name."""
         word = f"forged{uuid4().hex[:8]}"
         bodies = [b"", b"null", b"[]", b"\xff", b"[" * 50_000, json.dumps({"id": 1, "action": word}).encode()]
         kinds = (audit_stream, decision_stream, event_stream)
-        streams = [PREDICTION_STREAM, *(stream_of(name) for stream_of in kinds for name in SERVICES)]
-        for stream in streams:
+        without_outbox = {audit_stream("inference"), event_stream("inference")}
+        streams = {
+            stream_of(name): name for stream_of in kinds for name in SERVICES if stream_of(name) not in without_outbox
+        }
+        for stream, owner in {**streams, PREDICTION_STREAM: "inference"}.items():
+            store = stores[owner]
             for number, body in enumerate(bodies):
                 store.xadd(stream, {"id": f"{word}-{number}", "body": body})
             store.xadd(stream, {"nothing": word})
+            if stream == audit_stream(owner):
+                made_up = AuditEntry(service=owner, actor="user:nobody", action=word, resource="models/m")
+                store.xadd(stream, {"id": made_up.id, "body": made_up.model_dump_json()})
         one = f"{stack.url}/api/gateway/v1"
         made = httpx.post(f"{one}/keys", json={"name": word, "role": "viewer"}, headers=stack.headers, timeout=20)
         assert made.status_code == 201, made.text

@@ -22,7 +22,8 @@ from clave.stack.certificates import Certificate, ensure_certificate, names_of, 
 from clave.stack.edge import CLUSTERS, Edge, Upstream, as_domain, render_edge
 from clave.stack.layout import SERVICES
 from clave.stack.postgres import DATABASE, SUPERUSER, create_roles_and_schemas
-from clave.stack.secrets import EDGE_KEY, ensure_secrets, read_passwords, write_secret
+from clave.stack.secrets import EDGE_KEY, Passwords, ensure_secrets, read_passwords, write_secret
+from clave.stack.valkey_users import user_lines
 
 SECRETS = Path("/run/clave")
 EDGE = Path("/run/edge")
@@ -73,7 +74,7 @@ def initialise(*, public_port: int) -> None:
         (SECRETS / name).mkdir(mode=0o700, exist_ok=True)
     write_secret(SECRETS / "postgres" / "password", passwords.postgres)
     write_secret(SECRETS / "redis" / "password", passwords.valkey)
-    write_secret(SECRETS / "redis" / "redis.conf", redis_configuration(passwords.valkey))
+    write_secret(SECRETS / "redis" / "redis.conf", redis_configuration(passwords))
     token = SECRETS / "opa" / "token"
     if not token.exists():
         write_secret(token, secrets.token_hex(32))
@@ -84,11 +85,11 @@ def initialise(*, public_port: int) -> None:
         _hand_over(folder)
 
 
-def redis_configuration(password: str) -> str:
-    """Redis keeps every write, evicts nothing, and answers nobody without the password."""
+def redis_configuration(passwords: Passwords) -> str:
+    """Redis keeps every write, evicts nothing, and knows the users of `valkey_users` and no other."""
     lines = (
         "bind 0.0.0.0",
-        f"requirepass {password}",
+        *user_lines(passwords.by_valkey_user),
         "dir /data",
         "appendonly yes",
         "appendfsync everysec",
@@ -195,7 +196,7 @@ def environment(service: str) -> dict[str, str]:
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - inside the internal network only
         "HTTP_PORT": str(PORTS[service]),
         "DATABASE_URL": f"postgresql://clave_{service}:{passwords.roles[service]}@postgres:5432/{DATABASE}",
-        "REDIS_URL": f"redis://:{passwords.valkey}@redis:6379/0",
+        "REDIS_URL": f"redis://{service}:{passwords.valkey_users[service]}@redis:6379/0",
         "DATA_DIR": str(STATE / service),
         "SECRETS_DIR": str(SECRETS),
         "BLOB_URL": (STATE / "blobs" / service).as_uri(),

@@ -64,11 +64,12 @@ def rows(layout: Layout) -> list[str]:
 
 
 def valkey(layout: Layout, command: str) -> bytes:
+    """Ask as a service that may write keys of limits."""
     _, passwords, _ = lifecycle.open_running(layout)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
         connection.connect(str(layout.valkey_socket))
-        connection.sendall(f"AUTH {passwords.valkey}\r\n".encode())
+        connection.sendall(f"AUTH gateway {passwords.valkey_users['gateway']}\r\n".encode())
         assert connection.recv(64) == b"+OK\r\n"
         connection.sendall(f"{command}\r\n".encode())
         return connection.recv(256)
@@ -126,7 +127,7 @@ def test_a_killed_process_comes_back_and_the_stack_is_healthy_again(layout, vict
 
 def test_up_after_a_hard_kill_of_everything_loses_nothing(layout):
     write_row(layout, "before the kill")
-    assert valkey(layout, "SET kept yes") == b"+OK\r\n"
+    assert valkey(layout, "SET clave:rl:kept yes") == b"+OK\r\n"
     key = layout.admin_key.read_text()
     ports = (layout.run / "ports.json").read_text()
     for process in processes.find_processes(layout.stack_id):
@@ -135,7 +136,7 @@ def test_up_after_a_hard_kill_of_everything_loses_nothing(layout):
     started, _ = up(layout)
     assert not started.already_running
     assert "before the kill" in rows(layout)
-    assert valkey(layout, "GET kept") == b"$3\r\nyes\r\n"
+    assert valkey(layout, "GET clave:rl:kept") == b"$3\r\nyes\r\n"
     assert layout.admin_key.read_text() == key
     after = json.loads((layout.run / "ports.json").read_text())
     # Another stack that starts in the meantime may take the port of a service, whose address nobody outside knows.

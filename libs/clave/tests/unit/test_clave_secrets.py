@@ -2,6 +2,7 @@ import json
 import stat
 
 import pytest
+from clave.stack import valkey_users
 from clave.stack.secrets import ensure_secrets, read_passwords, write_secret
 
 SERVICES = ("gateway", "registry")
@@ -34,6 +35,17 @@ def test_a_new_service_gets_its_secrets_and_the_others_keep_theirs(folder):
     second = ensure_secrets(folder, (*SERVICES, "monitor"))
     assert second.roles["gateway"] == first.roles["gateway"]
     assert len(second.roles["monitor"]) >= 32
+
+
+def test_a_file_from_before_valkey_had_users_is_read_and_gets_them(folder):
+    first = ensure_secrets(folder, SERVICES)
+    old = {name: value for name, value in vars(first).items() if name != "valkey_users"}
+    (folder / "passwords.json").write_text(json.dumps(old))
+    assert read_passwords(folder).valkey_users == {}
+    upgraded = ensure_secrets(folder, SERVICES)
+    assert (upgraded.valkey, upgraded.roles, upgraded.postgres) == (first.valkey, first.roles, first.postgres)
+    assert set(upgraded.by_valkey_user) == set(valkey_users.USERS)
+    assert len(set(upgraded.by_valkey_user.values())) == len(valkey_users.USERS)
 
 
 def test_the_key_set_holds_public_halves_only(folder):

@@ -14,7 +14,11 @@ from clave.stack.ports import PortPlan
 from clave.stack.secrets import Passwords
 
 PASSWORDS = Passwords(
-    postgres="pg", roles={service: f"pw-{service}" for service in SERVICES}, valkey="vk", supervisor="sv"
+    postgres="pg",
+    roles={service: f"pw-{service}" for service in SERVICES},
+    valkey="vk",
+    supervisor="sv",
+    valkey_users={service: f"vk-{service}" for service in SERVICES},
 )
 PORTS = PortPlan(public=47310, services={name: 47320 + i for i, name in enumerate(programs.port_names())})
 
@@ -60,7 +64,10 @@ class TestPrograms:
             assert env[f"CLAVE_INFERENCE_{name}"]
         assert env["CLAVE_REGISTRY_URL"] == f"http://127.0.0.1:{PORTS.services['registry']}"
         assert "pw-inference" in env["CLAVE_INFERENCE_DATABASE_URL"]
+        assert "unix://inference:vk-inference@" in env["CLAVE_INFERENCE_REDIS_URL"]
         assert "pw-registry" not in json.dumps(env)
+        assert "vk-registry" not in json.dumps(env)
+        assert "vk@" not in json.dumps(env)
 
     def test_a_specification_is_private_and_carries_the_marks(self, layout):
         path = programs.write_specification(layout, all_programs(layout)[-1])

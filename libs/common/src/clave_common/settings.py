@@ -41,7 +41,7 @@ class ServiceSettings(BaseSettings):
         http_host: Address to listen on; loopback unless a container network needs otherwise.
         http_port: TCP port of the HTTP API.
         database_url: ``postgresql://user:password@/clave?host=<socket dir>`` or the TCP form.
-        redis_url: ``unix://[:password@]/path.sock?db=0`` or ``redis://...``.
+        redis_url: ``unix://user:password@/path.sock?db=0`` or ``redis://...``.
         data_dir: The service's own folder for caches and spools; nothing in it is the only copy of a truth.
         secrets_dir: Holds ``<service>.pem``, ``services.jwks.json`` and ``pepper``.
         blob_url: ``file:///folder`` or ``s3://bucket/prefix``.

@@ -153,7 +153,8 @@ def test_every_step_depends_on_earlier_steps_only():
 def test_the_broker_is_found_on_a_socket_too():
     assert broker_url("unix:///run/v.sock?db=3") == "redis+socket:///run/v.sock?virtual_host=3"
     assert broker_url("unix://:s%40t@/run/v.sock") == "redis+socket://:s%40t@/run/v.sock?virtual_host=0"
-    assert broker_url("redis://:pw@host:6379/2") == "redis://:pw@host:6379/2"
+    assert broker_url("unix://trainer:pw@/run/v.sock?db=0") == "redis+socket://trainer:pw@/run/v.sock?virtual_host=0"
+    assert broker_url("redis://trainer:pw@host:6379/2") == "redis://trainer:pw@host:6379/2"
 
 
 def test_disturbed_rows_stay_rows():

@@ -11,7 +11,7 @@ from clave.stack import postgres
 from clave.stack.layout import Layout
 from clave.stack.options import read_options
 from clave.stack.ports import PortPlan
-from clave.stack.secrets import Passwords
+from clave.stack.secrets import OPERATOR, Passwords
 
 _TIMEOUT_S = 3.0
 
@@ -115,7 +115,7 @@ def _check_valkey(layout: Layout, password: str) -> Health:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_TIMEOUT_S)
             connection.connect(str(layout.valkey_socket))
-            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            connection.sendall(f"AUTH {OPERATOR} {password}\r\nPING\r\n".encode())
             answer = b""
             while answer.count(b"\r\n") < 2:  # noqa: PLR2004 - one line for each command
                 part = connection.recv(256)

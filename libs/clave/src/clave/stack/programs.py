@@ -68,9 +68,9 @@ def database_url(layout: Layout, service: str, passwords: Passwords) -> str:
     )
 
 
-def redis_url(layout: Layout, passwords: Passwords) -> str:
-    """Where every service finds Valkey."""
-    return f"unix://:{passwords.valkey}@{layout.valkey_socket}?db=0"
+def redis_url(layout: Layout, user: str, passwords: Passwords) -> str:
+    """Where a user of Valkey finds it."""
+    return f"unix://{user}:{passwords.by_valkey_user[user]}@{layout.valkey_socket}?db=0"
 
 
 def service_environment(layout: Layout, service: str, ports: PortPlan, passwords: Passwords) -> dict[str, str]:
@@ -81,7 +81,7 @@ def service_environment(layout: Layout, service: str, ports: PortPlan, passwords
         "HTTP_HOST": _LOOPBACK,
         "HTTP_PORT": str(ports.services[service]),
         "DATABASE_URL": database_url(layout, service, passwords),
-        "REDIS_URL": redis_url(layout, passwords),
+        "REDIS_URL": redis_url(layout, service, passwords),
         "DATA_DIR": str(layout.service_data(service)),
         "SECRETS_DIR": str(layout.secrets),
         "BLOB_URL": layout.blobs(service).as_uri(),
@@ -168,12 +168,17 @@ def write_specification(layout: Layout, program: Program) -> Path:
 
 
 def write_valkey_configuration(layout: Layout, passwords: Passwords) -> None:
-    """Valkey keeps every write in its append-only file, listens on a private socket only, and never evicts."""
+    """Valkey keeps every write in its append-only file, listens on a private socket only, and never evicts.
+
+    Its users are those of `valkey_users`; it has no default one.
+    """
+    from clave.stack.valkey_users import user_lines  # noqa: PLC0415 - the contracts' models are for a start only
+
     lines = [
         "port 0",
         f'unixsocket "{layout.valkey_socket}"',
         "unixsocketperm 700",
-        f"requirepass {passwords.valkey}",
+        *user_lines(passwords.by_valkey_user),
         f'dir "{layout.valkey}"',
         "appendonly yes",
         "appendfsync everysec",

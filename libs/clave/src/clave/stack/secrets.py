@@ -6,14 +6,14 @@ edge.key             32 random bytes, hex; the edge adds it to each request as p
 services.jwks.json   the public halves, one key for each service, ``kid`` = its name
 services.retired.jwks.json  public halves that were replaced: remove a ``<service>.pem`` while the stack is down, and
                      the next start makes another. They let nobody in; old audit entries are checked by them
-passwords.json       Postgres superuser, one role for each service, Valkey, the supervisor's socket
+passwords.json       Postgres superuser, one role for each service, Valkey's users, the supervisor's socket
 """
 
 import base64
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,7 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from clave.stack.layout import SERVICES
+
 EDGE_KEY = "edge.key"
+OPERATOR = "operator"
 _PASSWORD_BYTES = 24
 
 
@@ -36,14 +39,21 @@ class Passwords:
     Attributes:
         postgres: Superuser of the cluster.
         roles: Password of ``clave_<service>`` for each service.
-        valkey: Password of Valkey.
+        valkey: Password of Valkey's operator.
         supervisor: Password of the supervisor's control socket.
+        valkey_users: Password in Valkey of each service; none in a file from before there were users.
     """
 
     postgres: str
     roles: dict[str, str]
     valkey: str
     supervisor: str
+    valkey_users: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def by_valkey_user(self) -> dict[str, str]:
+        """The password of every user of Valkey."""
+        return {**self.valkey_users, OPERATOR: self.valkey}
 
 
 def ensure_secrets(folder: Path, services: tuple[str, ...]) -> Passwords:
@@ -110,16 +120,20 @@ def _public_jwk(service: str, key: Ed25519PrivateKey) -> dict[str, str]:
 
 def _ensure_passwords(path: Path, services: tuple[str, ...]) -> Passwords:
     known: dict[str, object] = json.loads(path.read_text()) if path.exists() else {}
-    roles = known.get("roles")
-    known_roles = roles if isinstance(roles, dict) else {}
     passwords = Passwords(
         postgres=str(known.get("postgres") or _password()),
-        roles={service: str(known_roles.get(service) or _password()) for service in services},
+        roles=_one_each(known.get("roles"), services),
         valkey=str(known.get("valkey") or _password()),
         supervisor=str(known.get("supervisor") or _password()),
+        valkey_users=_one_each(known.get("valkey_users"), SERVICES),
     )
     write_secret(path, json.dumps(vars(passwords), indent=2))
     return passwords
+
+
+def _one_each(known: object, names: tuple[str, ...]) -> dict[str, str]:
+    passwords = known if isinstance(known, dict) else {}
+    return {name: str(passwords.get(name) or _password()) for name in names}
 
 
 def _password() -> str:
