@@ -39,6 +39,7 @@ def peer_client(minter: ServiceTokenMinter, *, target: str, url: str, timeout_s:
         # Loading the system's authorities costs some 50 ms of CPU; a plain address needs none.
         verify=False if tls is None else tls.client_context(),
         auth=ServiceAuth(minter, target),
+        trust_env=False,  # a proxy for the way out, which Docker sets in containers, would see every token
         timeout=httpx.Timeout(timeout_s, connect=2.0),
         limits=httpx.Limits(max_connections=20, max_keepalive_connections=5),
     )
