@@ -4,8 +4,9 @@
     python -m clave.compose migrate              database, roles, schemas, every service's migrations
     python -m clave.compose serve registry       read the secrets into the service's variables and become it
 
-The volume with the secrets is the stack's trust: whoever reads it is the stack. Passwords come out of files here and go
-into the environment of the one process that needs them; nothing secret stands in the compose file.
+The volume with the secrets is the stack's trust: whoever reads it is the stack, so `init` and `migrate` alone mount it.
+Every other container mounts a volume with its own share (`clave.stack.shares`) in the same place. Passwords come out of
+files here and go into the environment of the one process that needs them; nothing secret stands in the compose file.
 """
 
 import argparse
@@ -23,9 +24,11 @@ from clave.stack.edge import CLUSTERS, Edge, Upstream, as_domain, render_edge
 from clave.stack.layout import SERVICES
 from clave.stack.postgres import DATABASE, SUPERUSER, create_roles_and_schemas
 from clave.stack.secrets import EDGE_KEY, Passwords, ensure_secrets, read_passwords, write_secret
+from clave.stack.shares import CONTAINERS, hand_out
 from clave.stack.valkey_users import user_lines
 
 SECRETS = Path("/run/clave")
+SHARES = Path("/run/shares")
 EDGE = Path("/run/edge")
 STATE = Path("/var/lib/clave")
 CLAVE_UID = 10001
@@ -81,7 +84,8 @@ def initialise(*, public_port: int) -> None:
     write_secret(SECRETS / "opa" / "authz.rego", _OPA_AUTHORIZATION % token.read_text())
     hand_certificates_to_edge(os.environ)
     write_secret(EDGE / "envoy.yaml", edge_configuration(public_port, os.environ))
-    for folder in (SECRETS, EDGE, Path("/data/redis"), Path("/data/state")):
+    hand_out(SECRETS, SHARES, passwords)
+    for folder in (SECRETS, *(SHARES / name for name in CONTAINERS), EDGE, Path("/data/redis"), Path("/data/state")):
         _hand_over(folder)
 
 

@@ -32,6 +32,8 @@ RETIRED_KEYS_FILE = "services.retired.jwks.json"
 """Public keys that were replaced; they count for entries that are in the log already."""
 MALFORMED = "malformed"
 """The reason of a refusal of what is no audit entry at all."""
+FORGERIES = ("unsigned", "signature_malformed", "signed_by_another", "signature_wrong")
+"""The other reasons."""
 _BODY_BYTES_MAX = 1024 * 1024
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from clave_common.audit_signatures import MALFORMED, AuditVerifier, EntryRefused, SignedEntry
+from clave_common.audit_signatures import FORGERIES, MALFORMED, AuditVerifier, EntryRefused, SignedEntry
 from clave_common.background import Background
 from clave_common.clock import Clock
 from clave_common.database import Database
@@ -31,6 +31,7 @@ CHECKPOINT_LOOP = "audit_checkpoints"
 _CHECKPOINT_S = 5.0
 _LEAF_BYTES = 32
 _COLUMN_CHARACTERS_MAX = 500  # an index of Postgres holds no more than some 2,700 bytes
+ID_DIFFERS = "id_differs"
 APPENDED = Counter("clave_audit_entries_total", "Entries appended to the audit log.")
 REFUSED = Counter("clave_audit_entries_malformed_total", "Entries of the audit streams that were no audit entries.")
 FORGED = Counter(
@@ -38,6 +39,8 @@ FORGED = Counter(
     "Entries of the audit streams that the service they name did not sign.",
     ["reason"],
 )
+for _reason in (*FORGERIES, ID_DIFFERS):
+    FORGED.labels(_reason)  # a series that begins at its first event shows no increase
 SIZE = Gauge("clave_audit_log_size", "Entries of the audit log.")
 _log = get_logger(__name__)
 
@@ -137,7 +140,7 @@ class Sequencer:
             self._leave_out(entry, str(refusal))
             return None
         if checked.fields.get("id") != entry.id:
-            self._leave_out(entry, "id_differs")
+            self._leave_out(entry, ID_DIFFERS)
             return None
         return entry, checked
 
