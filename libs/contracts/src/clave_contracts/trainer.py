@@ -52,8 +52,8 @@ class PipelineSpec(Request):
     endpoint: Name
     feature_service: Name
     label_view: Name
-    label: str
-    entity_key: str
+    label: Name
+    entity_key: Name
     protected: list[str] = Field(default_factory=list, description="``view:feature`` of protected attributes.")
     namespace: Namespace = "Production"
     params: dict[str, Any] = Field(default_factory=dict, description="XGBoost parameters and `rounds`.")
