@@ -68,6 +68,7 @@ def test_every_service_does_its_work(users: Users) -> None:
         "monitor": [PREDICTION_STREAM, event_stream("trainer")],
         "trainer": [event_stream("monitor")],
     }
+    assert users["gateway"].unlink("clave.audit", "clave.decisions") == 0
     users["inference"].xadd(PREDICTION_STREAM, {"id": "p", "body": "{}"})
     for service, streams in consumed.items():
         store = users[service]
@@ -110,6 +111,7 @@ def test_what_is_anothers_is_refused(users: Users, user: str) -> None:
             )
             assert refused(lambda stream=stream: store.xtrim(stream, maxlen=0))
             assert refused(lambda stream=stream: store.delete(stream))
+            assert refused(lambda stream=stream: store.unlink(stream))
             assert refused(lambda stream=stream: store.xgroup_destroy(stream, "sequencer"))
 
 

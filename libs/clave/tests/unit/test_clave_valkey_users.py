@@ -48,7 +48,7 @@ def test_only_the_trainer_touches_celerys_queues_and_only_features_its_rows() ->
     assert users_who("mget", "features:customer:{1}", write=False) == {"features"}
 
 
-@pytest.mark.parametrize("command", ["xtrim", "xdel", "del", "xsetid", "xgroup|destroy", "xgroup|setid"])
+@pytest.mark.parametrize("command", ["xtrim", "xdel", "del", "unlink", "xsetid", "xgroup|destroy", "xgroup|setid"])
 def test_nobody_shortens_or_skips_what_is_audited(command: str) -> None:
     for service in SERVICES:
         assert users_who(command, audit_stream(service), write=True) == set()

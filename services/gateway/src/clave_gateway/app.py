@@ -169,6 +169,8 @@ class Gateway:
             background.add("opa", partial(keep_loaded, self._opa, background))
 
     async def _consume(self, stream_of: Callable[[str], str], group: str, handler: Handler) -> None:
+        # What all services shared before each had its own: nothing in it is signed, and nobody else may remove it.
+        await self._redis.unlink(stream_of(SERVICE).removesuffix(f".{SERVICE}"))
         streams = [stream_of(service) for service in SERVICES]
         consumer = StreamConsumer(self._redis, streams=streams, group=group, consumer=f"{SERVICE}-{gethostname()}")
         await consumer.run(handler, self._background, group)

@@ -15,6 +15,7 @@ from clave_common.migrations import migrate
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
 from clave_testing.servers import BUSY_S
+from redis import Redis
 
 pytestmark = pytest.mark.integration
 API = "/api/gateway/v1"
@@ -253,8 +254,18 @@ async def test_everything_survives_a_restart(
                 f"{API}/keys", json={"name": "shop", "role": "viewer"}, headers=first.key(first.admin)
             )
         ).json()["key"]
+    shared = ("clave.audit", "clave.decisions")
+    with Redis.from_url(redis_url) as store:
+        for stream in shared:
+            store.xadd(stream, {"id": "left", "body": "by an older version"})
     async with serving(url, redis_url, secrets_dir, tmp_path / "data") as second:
         assert second.admin == first.admin
+
+        async def gone() -> bool:
+            with Redis.from_url(redis_url) as store:
+                return not store.exists(*shared)
+
+        await eventually(gone, what="the end of the streams that services once shared")
         answer = await second.http.get(f"{API}/whoami", headers=second.key(key))
         assert answer.status_code == 200
 

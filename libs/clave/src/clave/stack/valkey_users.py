@@ -91,6 +91,9 @@ _OWN: dict[str, tuple[Grant, ...]] = {
         _outbox("gateway"),
         _consumer("the audit log's sequencer", *map(audit_stream, SERVICES)),
         _consumer("keeps decisions", *map(decision_stream, SERVICES)),
+        Grant(
+            "removes the streams that all services once shared", ("unlink",), writes=("clave.audit", "clave.decisions")
+        ),
     ),
     "registry": (
         _outbox("registry"),
