@@ -11,7 +11,7 @@ from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.engine import EmbeddedEngine
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.snapshot import Snapshot
-from registry_bench import API, Bench, policy_bundle, register
+from registry_bench import API, Bench, policy_bundle, register, version_request
 from sqlalchemy import text
 
 pytestmark = pytest.mark.integration
@@ -25,11 +25,17 @@ class Policy:
         self.engine = EmbeddedEngine()
         self.snapshot: Snapshot | None = None
 
+    async def lock_down(self) -> None:
+        shipped = policy_bundle()
+        await self._use(PolicyBundle(modules=shipped.modules, data={**shipped.data, "lockdown": True}))
+
     async def set_windows(self, windows: list[Mapping[str, Any]], **rules: Any) -> None:
         shipped = policy_bundle()
         given = {"windows": windows, **rules}
         namespaces = {name: {**shipped_rules, **given} for name, shipped_rules in shipped.data["namespaces"].items()}
-        bundle = PolicyBundle(modules=shipped.modules, data={**shipped.data, "namespaces": namespaces})
+        await self._use(PolicyBundle(modules=shipped.modules, data={**shipped.data, "namespaces": namespaces}))
+
+    async def _use(self, bundle: PolicyBundle) -> None:
         await self.engine.load(bundle)
         self.snapshot = Snapshot(revision=1, issued_at=0.0, keys={}, bundle=bundle)
 
@@ -207,3 +213,32 @@ async def test_one_call_says_who_answered_then_approved_by_whom_and_made_from_wh
         "user:vic", "GET", f"{API}/endpoints/churn/history", params={"at": "2020-01-01T00:00:00Z"}, expect=200
     )
     assert before.json()["entries"] == []
+
+
+async def test_what_asked_for_a_persons_judgement_is_not_judged_by_an_environment_that_asks_nobody(
+    bench: Bench,
+) -> None:
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn", "risk_class": "minimal"}, expect=201)
+    evaluation = version_request([])["evaluation"]
+    evaluation["passed"] = False
+    evaluation["gates"][0]["verdict"] = "review"
+    await register(bench, evaluation=evaluation)
+    path = f"{API}/models/churn/versions/1"
+    done = await bench.call("user:ana", "POST", f"{path}/submit", {"namespace": "Development"}, expect=200)
+    assert (done.json()["status"], done.json()["approved_by"]) == ("approved", "policy")
+    endpoint = {"name": "churn", "model": "churn", "version": 1}
+    refused = await bench.call("user:eve", "POST", f"{API}/endpoints", {**endpoint, "namespace": "Production"})
+    assert (refused.status_code, refused.json().get("reasons")) == (403, ["evaluation_gate_not_passed"]), refused.text
+    await bench.call("user:eve", "POST", f"{API}/endpoints", {**endpoint, "namespace": "Development"}, expect=201)
+
+
+async def test_in_lockdown_no_name_is_taken_and_traffic_still_goes_back(bench: Bench) -> None:
+    await bench.call("user:ana", "POST", f"{API}/models", {"name": "churn", "risk_class": "minimal"}, expect=201)
+    await POLICY.lock_down()
+    taken = await bench.call("user:eve", "POST", f"{API}/endpoints", {"name": "churn", "model": "churn"})
+    assert (taken.status_code, taken.json().get("reasons")) == (403, ["lockdown"]), taken.text
+    await POLICY.set_windows([])
+    await bench.call("user:eve", "POST", f"{API}/endpoints", {"name": "churn", "model": "churn"}, expect=201)
+    await POLICY.lock_down()
+    back = await bench.call("user:eve", "POST", f"{API}/endpoints/churn/roll-back", {"reason": "it errs"})
+    assert back.json()["code"] == "no_previous_version", back.text

@@ -204,8 +204,9 @@ class Endpoints:
         self, tx: Transaction, caller: Caller, row: EndpointRow, model: ModelRow, version: int | None
     ) -> EndpointRow:
         if version is None:
-            # An empty endpoint deploys nothing but takes a name in a namespace: ask for the right to move traffic.
-            await self._access.require(caller, "inference:deployment.rollback", endpoint_resource(row))
+            # An empty endpoint deploys nothing but takes a name in a namespace. Going back is no measure of that right:
+            # whoever watches may, and lockdown lets them.
+            await self._access.require(caller, "inference:model.manage", endpoint_resource(row))
             return row
         await deployable(
             tx,
