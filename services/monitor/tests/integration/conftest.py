@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -36,10 +37,13 @@ NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
 class AllowAll:
+    asked: ClassVar[list[tuple[str, str, str | None]]] = []
+
     async def visible(self, caller, action):
         return [{"tenant": None, "namespaces": ["*"], "resources": ["**"]}]
 
     async def decide(self, caller, action, resource, context):
+        self.asked.append((action, resource.id, resource.properties.get("namespace")))
         return Decision(allow=True, reasons=(), decision_id="dec_test", policy_version="r0", engine="test")
 
 
@@ -151,6 +155,13 @@ def registry_app(reference, versions):
         return Response(reference, media_type="application/octet-stream")
 
     return app
+
+
+@pytest.fixture
+def asked():
+    """What the policy is asked from now on: action, resource, namespace."""
+    AllowAll.asked.clear()
+    return AllowAll.asked
 
 
 @pytest.fixture

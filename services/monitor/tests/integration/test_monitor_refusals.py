@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from clave_common.streams import Entry
+from clave_monitor.storage import monitors
 from monitor_calls import decisions, evaluate, feedback, predict, set_policy
 
 pytestmark = pytest.mark.integration
@@ -124,7 +125,7 @@ async def test_a_champion_without_recent_traffic_is_judged_by_its_earlier_rows(m
     assert "stand in" in found["reasons"][-1]
 
 
-async def test_alerts_are_counted_snoozed_and_resolved(monitor, traffic):
+async def test_alerts_are_counted_snoozed_and_resolved(monitor, traffic, asked):
     await set_policy(monitor, estimated_drop_max=0.9)
     await predict(monitor, traffic.records(500, fibre=0.95)[0])
     await evaluate(monitor)
@@ -136,8 +137,14 @@ async def test_alerts_are_counted_snoozed_and_resolved(monitor, traffic):
     past = {"until": (monitor.clock.now() - timedelta(hours=1)).isoformat()}
     assert (await monitor.post(f"/alerts/{drift['id']}/snooze", json=past)).status_code == 422
     until = {"until": (monitor.clock.now() + timedelta(hours=1)).isoformat()}
+    async with monitor.database.transaction() as tx:
+        await monitors.note_namespace(tx, "churn", "Production")
+    asked.clear()
+    assert (await monitor.post(f"/alerts/{drift['id']}/acknowledge")).json()["state"] == "acknowledged"
     assert (await monitor.post(f"/alerts/{drift['id']}/snooze", json=until)).json()["state"] == "snoozed"
     assert (await monitor.post(f"/alerts/{drift['id']}/resolve")).json()["state"] == "resolved"
+    verbs = ("drift:alert.acknowledge", "drift:alert.snooze", "drift:alert.write")
+    assert asked == [(verb, "endpoints/churn", "Production") for verb in verbs], "where its endpoint answers"
     assert (await monitor.post(f"/alerts/{drift['id']}/resolve")).status_code in (409, 412)
     assert (await monitor.post("/alerts/none/resolve")).status_code == 404
     assert (await monitor.get("/endpoints/churn/report")).json()["state"] == "ok"

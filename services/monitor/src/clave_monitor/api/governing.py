@@ -1,5 +1,6 @@
 """Routes by which people change policies, alerts and decisions."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from clave_monitor.api.reading import aware
 _ENDPOINT = f"{contract.API}/endpoints/{{endpoint}}"
 _ID = "endpoints/{endpoint}"
 _WRITE = "drift:monitor.write"
+Require = Callable[[Caller, str, str], Awaitable[None]]
 IfMatch = Annotated[str | None, Header(alias="if-match")]
 
 
@@ -100,25 +102,30 @@ def governing_routes(operations: Operations) -> APIRouter:
         await operations.evaluation.evaluate(key, force=True)
         return decision
 
-    _alert_routes(router, operations)
+    _alert_routes(router, operations, require)
     return router
 
 
-def _alert_routes(router: APIRouter, operations: Operations) -> None:
+def _alert_routes(router: APIRouter, operations: Operations, require: Require) -> None:
     alert = f"{contract.API}/alerts/{{alert_id}}"
-    resource = "alerts/{alert_id}"
     change = operations.governing.change_alert
+
+    async def require_for(caller: Caller, alert_id: str, action: str) -> None:
+        """Ask about the endpoint that the alert is about: who speaks for one environment silences no other."""
+        await require(caller, await operations.governing.endpoint_of_alert(alert_id), action)
 
     @router.post(f"{alert}/acknowledge", response_model=contract.Alert, summary="Somebody looks at it")
     async def acknowledge(
-        alert_id: str, caller: Caller = governed("drift:alert.write", resource_id=resource)
+        alert_id: str, caller: Caller = governed("drift:alert.acknowledge", in_operation=True)
     ) -> contract.Alert:
+        await require_for(caller, alert_id, "drift:alert.acknowledge")
         return await change(alert_id, caller=caller, state="acknowledged")
 
     @router.post(f"{alert}/snooze", response_model=contract.Alert, summary="Be silent until a time")
     async def snooze(
-        alert_id: str, body: Snooze, caller: Caller = governed("drift:alert.write", resource_id=resource)
+        alert_id: str, body: Snooze, caller: Caller = governed("drift:alert.snooze", in_operation=True)
     ) -> contract.Alert:
+        await require_for(caller, alert_id, "drift:alert.snooze")
         until = aware(body.until, "until")
         if until is None or until <= operations.clock.now():
             raise InvalidArgument("'until' lies in the past.", field="until")
@@ -126,8 +133,9 @@ def _alert_routes(router: APIRouter, operations: Operations) -> None:
 
     @router.post(f"{alert}/resolve", response_model=contract.Alert, summary="Close it and start afresh")
     async def resolve(
-        alert_id: str, caller: Caller = governed("drift:alert.write", resource_id=resource)
+        alert_id: str, caller: Caller = governed("drift:alert.write", in_operation=True)
     ) -> contract.Alert:
+        await require_for(caller, alert_id, "drift:alert.write")
         return await change(alert_id, caller=caller, state="resolved")
 
 

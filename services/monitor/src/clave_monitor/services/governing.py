@@ -111,6 +111,18 @@ class Governing:
             raise DecisionUnknown(f"There is no decision {decision_id}.", decision=decision_id)
         return str(row["endpoint"])
 
+    async def endpoint_of_alert(self, alert_id: str) -> str:
+        """Name the endpoint that an alert is about.
+
+        Raises:
+            AlertUnknown: There is none with this id.
+        """
+        async with self._database.transaction() as tx:
+            row = await alerts.find(tx, alert_id)
+        if row is None:
+            raise AlertUnknown(f"There is no alert {alert_id}.", alert=alert_id)
+        return str(row["endpoint"])
+
     async def answer(self, decision_id: str, *, caller: Caller, approved: bool, comment: str) -> tuple[Decision, Key]:
         """Approve or deny a retraining that waits for a person.
 
