@@ -270,7 +270,7 @@ async def test_everything_survives_a_restart(
         assert answer.status_code == 200
 
 
-async def test_who_read_what_is_recorded_once_where_the_policy_asks_for_it(gateway: Running) -> None:
+async def test_who_read_what_is_recorded_once_where_the_policy_asks_for_it(gateway: Running, redis_url: str) -> None:
     admin = gateway.key(gateway.admin)
     assert (await gateway.http.get(f"{API}/keys", headers=admin)).status_code == 200
     assert (await gateway.http.get(f"{API}/whoami", headers=admin)).status_code == 200
@@ -285,4 +285,29 @@ async def test_who_read_what_is_recorded_once_where_the_policy_asks_for_it(gatew
     reads = [entry for entry in found if entry["action"] == "admin:key.list"]
     assert len(reads) == 1
     assert str(reads[0]["decision_id"]).startswith("dec_")
+    assert reads[0]["signature"]["kid"] == "gateway"  # type: ignore[index]
+    replay(redis_url, reads[0])
+    assert (await gateway.http.get(f"{API}/bindings", headers=admin)).status_code == 200
+
+    async def another() -> bool:
+        await recorded()
+        return any(entry["action"] == "admin:binding.list" for entry in found)
+
+    await eventually(another, what="the next read in the audit log")
+    assert [entry for entry in found if entry["action"] == "admin:key.list"] == reads
     assert all(entry["action"] != "access:evaluate" for entry in found), "sampled reads are no audit entries"
+
+
+def replay(redis_url: str, read: dict[str, object]) -> None:
+    """Send a decision and its read again: as it was, twice at once, and with another's name on it."""
+    decisions, entries = "clave.decisions.gateway", "clave.audit.gateway"
+    with Redis.from_url(redis_url) as store, store.pipeline() as pipeline:
+        for _, fields in store.xrange(decisions):
+            if str(read["decision_id"]).encode() in fields[b"body"]:
+                pipeline.xadd(decisions, fields).xadd(decisions, fields)
+                forged = fields[b"body"].replace(b"user:admin", b"user:other")
+                pipeline.xadd(decisions, {"id": "dec_1", "body": forged.replace(fields[b"id"], b"dec_1")})
+        for _, fields in store.xrange(entries):
+            if str(read["id"]).encode() in fields[b"body"]:
+                pipeline.xadd(entries, fields).xadd(entries, {**fields, b"id": "read_dec_2"})
+        assert len(pipeline.execute()) >= 5

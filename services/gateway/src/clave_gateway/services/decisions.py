@@ -74,10 +74,12 @@ class DecisionService:
             key_id = row.input.get("context", {}).get("auth", {}).get("key_id")
             if isinstance(key_id, str):
                 used[key_id] = max(row.at, used.get(key_id, row.at))
-        reads = [read for read in map(self._read_of_record, entries) if read is not None]
+        reads = dict(
+            read for read in map(self._read_of_record, entries) if read is not None
+        )  # a replay holds some twice
         async with self._database.transaction() as tx:
-            for read in reads:
-                tx.audit_signed(*read)
+            for entry_id, body in reads.items():
+                tx.audit_signed(entry_id, body)
             if rows:
                 await decisions.add_decisions(tx.session, rows)
                 await identity.note_use(tx.session, used)
