@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from clave_common.pages import encode_token
 from clave_testing.inner_gateway import InnerGateway, inner_gateway
 
 pytestmark = pytest.mark.integration
@@ -98,3 +99,11 @@ async def test_nobody_asks_what_anothers_people_may_do(gateway: InnerGateway, le
         assert (answer.status_code, "tenant_mismatch" in answer.text) == (403, True), answer.text
         assert (await gateway.http.post(path, json=body, headers=gateway.admin)).status_code == 200
     assert (await gateway.http.post("/access/v1/evaluation", json=asked("user:petra"), headers=who)).status_code == 200
+
+
+@pytest.mark.parametrize("position", [[], [None], ["x", "y"], [{}], [1e400], [True, 1], ["9" * 5000, "k"]])
+async def test_a_page_token_of_ones_own_making_is_refused(gateway: InnerGateway, position: list[object]) -> None:
+    for path, query in (("/keys", "keys"), ("/audit", "audit:None:None:None:None:None")):
+        token = encode_token(position, query=query)
+        answer = await gateway.send("GET", f"{path}?page_token={token}")
+        assert (answer.status_code, answer.json()["field"]) == (422, "page_token"), (path, answer.text)

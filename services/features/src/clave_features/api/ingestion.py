@@ -54,7 +54,7 @@ def ingestion_router(
     ) -> dict[str, Any]:
         catalogues.current.repository.view(view)
         query, limit = f"batches:{view}", page_size(size)
-        after = int(decode_token(page_token, query=query)[0]) if page_token else None
+        after = int(decode_token(page_token, query=query, kinds=(int,))[0]) if page_token else None
         async with database.transaction() as tx:
             rows = await batches.recent(tx, view, after=after, limit=limit)
         token = encode_token([rows[-1].batch_no], query=query) if len(rows) == limit else None
@@ -75,7 +75,7 @@ def ingestion_router(
         path = f"views/{view}"
         await require_features(request, caller, "features:offline.read", path, repository, refs, service=None)
         query, limit = f"quarantine:{view}", page_size(size)
-        position = decode_token(page_token, query=query) if page_token else None
+        position = decode_token(page_token, query=query, kinds=(int, int)) if page_token else None
         after = (int(position[0]), int(position[1])) if position else None
         async with database.transaction() as tx:
             rows = await batches.quarantined(tx, view, after=after, limit=limit)

@@ -61,7 +61,7 @@ def training_sets_router(
         _caller: Caller = governed("features:offline.read", resource_id="training-sets", properties=_NOTHING_READ),
     ) -> dict[str, Any]:
         query, limit = f"training-sets:{name}", page_size(size)
-        position = decode_token(page_token, query=query) if page_token else None
+        position = decode_token(page_token, query=query, kinds=(datetime, str)) if page_token else None
         after = (datetime.fromisoformat(position[0]), str(position[1])) if position else None
         rows = await training_sets.page(name=name, after=after, limit=limit)
         last = [rows[-1].created_at.isoformat(), rows[-1].id] if len(rows) == limit else None
@@ -80,7 +80,7 @@ def training_sets_router(
         _caller: Caller = governed("features:offline.read", resource_id="training-sets", properties=_NOTHING_READ),
     ) -> wire.MembershipPage:
         query, limit = "training-sets-of-entity", page_size(size)
-        position = decode_token(page_token, query=query) if page_token else None
+        position = decode_token(page_token, query=query, kinds=(datetime, str)) if page_token else None
         after = (datetime.fromisoformat(position[0]), str(position[1])) if position else None
         found, searched = await training_sets.holding(body.keys, after=after, limit=limit)
         last = searched[-1] if len(searched) == limit else None

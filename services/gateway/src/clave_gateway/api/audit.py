@@ -86,7 +86,7 @@ def audit_router(service: AuditService) -> APIRouter:
     ) -> AuditPage:
         """Search the log, newest first; `resource` matches from its start."""
         query = f"audit:{actor}:{action}:{resource}:{since}:{until}"
-        before = int(decode_token(page_token, query=query)[0]) if page_token else None
+        before = int(decode_token(page_token, query=query, kinds=(int,))[0]) if page_token else None
         limit = bounded(page_size)
         wanted = AuditSearch(actor=actor, action=action, resource=resource, since=since, until=until)
         rows = await service.search(caller, wanted, before=before, limit=limit + 1)

@@ -115,7 +115,7 @@ def keys_router(service: KeyService, database: Database) -> APIRouter:
         limit = bounded(page_size)
         after = None
         if page_token:
-            created_at, key_id = decode_token(page_token, query=_KEYS_QUERY)
+            created_at, key_id = decode_token(page_token, query=_KEYS_QUERY, kinds=(datetime, str))
             after = (datetime.fromisoformat(created_at), str(key_id))
         rows = await service.list_keys(caller, after=after, limit=limit + 1)
         token = ""

@@ -63,7 +63,7 @@ class Reporting:
     async def windows(self, endpoint: str, *, page_token: str | None, limit: int) -> tuple[list[dict[str, Any]], str]:
         """List an endpoint's windows, newest first, and the token of the next page."""
         query = f"windows:{endpoint}"
-        before = int(decode_token(page_token, query=query)[0]) if page_token else None
+        before = int(decode_token(page_token, query=query, kinds=(int,))[0]) if page_token else None
         async with self._database.transaction() as tx:
             await _endpoint(tx, endpoint)
             rows = await monitors.window_page(tx, endpoint, before=before, limit=limit)
@@ -77,7 +77,7 @@ class Reporting:
         query = f"labelled:{endpoint}:{after.isoformat() if after else ''}"
         position = None
         if page_token:
-            at, prediction_id, row = decode_token(page_token, query=query)
+            at, prediction_id, row = decode_token(page_token, query=query, kinds=(datetime, str, int))
             position = (datetime.fromisoformat(at), str(prediction_id), int(row))
         async with self._database.transaction() as tx:
             rows = await predictions.labelled_page(tx, endpoint, after=after, position=position, limit=limit)
@@ -137,7 +137,7 @@ class Reporting:
 def _position(page_token: str | None, query: str) -> tuple[datetime, str] | None:
     if not page_token:
         return None
-    at, identifier = decode_token(page_token, query=query)
+    at, identifier = decode_token(page_token, query=query, kinds=(datetime, str))
     return datetime.fromisoformat(at), str(identifier)
 
 

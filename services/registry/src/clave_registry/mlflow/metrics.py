@@ -83,7 +83,7 @@ class Metrics:
         async with self._context.database.transaction() as tx:
             row = await run_of(tx, caller, fields)
             query = f"history:{row['run_id']}:{key}"
-            after = decode_token(token, query=query) if token else None
+            after = decode_token(token, query=query, kinds=(int, int, float, bool)) if token else None
             found = await rows.history(tx, row["run_id"], key, after=after, limit=size + 1)
         answer: Message = {"metrics": [messages.metric(each, run_id=row["run_id"]) for each in found[:size]]}
         if len(found) > size:

@@ -243,7 +243,7 @@ class Endpoints:
     async def list_page(self, caller: Caller, *, size: int, token: str | None) -> tuple[list[contract.Endpoint], str]:
         """List endpoints by name."""
         query = f"endpoints:{tenant_of(caller)}"
-        after = str(decode_token(token, query=query)[0]) if token else None
+        after = str(decode_token(token, query=query, kinds=(str,))[0]) if token else None
         async with self._database.transaction() as tx:
             rows = await endpoints.page(tx, tenant=tenant_of(caller), after=after, limit=size + 1, caller=caller)
             page = [await self._shown(tx, row) for row in rows[:size]]
@@ -254,7 +254,7 @@ class Endpoints:
     ) -> tuple[list[contract.HistoryEntry], str]:
         """Say which version answered when (or at one time), approved by whom, made from what."""
         query = f"history:{tenant_of(caller)}:{name}:{at}"
-        before = int(decode_token(token, query=query)[0]) if token else None
+        before = int(decode_token(token, query=query, kinds=(int,))[0]) if token else None
         async with self._database.transaction() as tx:
             row = await endpoint_named(tx, caller, name)
             spans = await endpoints.assignments(tx, name, at=at, before=before, limit=size + 1)

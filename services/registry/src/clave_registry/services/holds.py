@@ -98,7 +98,7 @@ class Holds:
     async def list_page(self, caller: Caller, *, size: int, token: str | None) -> tuple[list[RowMapping], str]:
         """List holds, lifted ones too, newest first, and the token of the next page."""
         query = f"holds:{tenant_of(caller)}"
-        before = int(decode_token(token, query=query)[0]) if token else None
+        before = int(decode_token(token, query=query, kinds=(int,))[0]) if token else None
         async with self._database.transaction() as tx:
             found = await holds.page(tx, tenant_of(caller), before=before, limit=size + 1)
         following = encode_token([found[size - 1]["seq"]], query=query) if len(found) > size else ""

@@ -98,7 +98,7 @@ class Models:
     ) -> contract.ModelPage:
         """List models by name."""
         query = f"models:{tenant_of(caller)}:{tag}"
-        after = str(decode_token(token, query=query)[0]) if token else None
+        after = str(decode_token(token, query=query, kinds=(str,))[0]) if token else None
         async with self._database.transaction() as tx:
             rows = await models.page(tx, caller, tenant_of(caller), after=after, limit=size + 1, tag=tag)
             aliases = await models.aliases_of(tx, [row.id for row in rows])
@@ -184,7 +184,7 @@ class Models:
     ) -> tuple[list[AliasEventRow], str]:
         """List the moves of an alias, newest first, and the token of the next page."""
         query = f"alias:{tenant_of(caller)}:{name}:{alias}"
-        before = int(decode_token(token, query=query)[0]) if token else None
+        before = int(decode_token(token, query=query, kinds=(int,))[0]) if token else None
         async with self._database.transaction() as tx:
             row = await model_named(tx, caller, name)
             moves = await models.alias_moves(tx, row.id, alias, before=before, limit=size + 1)

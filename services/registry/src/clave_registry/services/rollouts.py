@@ -164,7 +164,7 @@ class Rollouts:
     ) -> tuple[list[contract.Rollout], str]:
         """List an endpoint's rollouts, newest first."""
         query = f"rollouts:{tenant_of(caller)}:{endpoint}"
-        before = datetime.fromisoformat(decode_token(token, query=query)[0]) if token else None
+        before = datetime.fromisoformat(decode_token(token, query=query, kinds=(datetime,))[0]) if token else None
         async with self._database.transaction() as tx:
             await endpoint_named(tx, caller, endpoint)
             rows = await rollouts.of_endpoint(tx, endpoint, before=before, limit=size + 1)

@@ -170,7 +170,7 @@ class Versions:
     ) -> contract.VersionPage:
         """List a model's versions, newest first."""
         query = f"versions:{tenant_of(caller)}:{model}:{status}"
-        before = int(decode_token(token, query=query)[0]) if token else None
+        before = int(decode_token(token, query=query, kinds=(int,))[0]) if token else None
         async with self._database.transaction() as tx:
             model_row = await model_named(tx, caller, model)
             rows = await versions.page(tx, model_row.id, before=before, limit=size + 1, status=status)

@@ -82,7 +82,7 @@ class Webhooks:
     async def list_page(self, caller: Caller, *, size: int, token: str | None) -> contract.WebhookPage:
         """List webhooks, oldest first."""
         query = f"webhooks:{tenant_of(caller)}"
-        after = str(decode_token(token, query=query)[0]) if token else None
+        after = str(decode_token(token, query=query, kinds=(str,))[0]) if token else None
         async with self._database.transaction() as tx:
             rows = await webhooks.page(tx, tenant_of(caller), after=after, limit=size + 1)
         following = encode_token([rows[size - 1].id], query=query) if len(rows) > size else ""
@@ -148,7 +148,7 @@ class Webhooks:
     ) -> contract.DeliveryPage:
         """List what was, or is to be, delivered; newest first."""
         query = f"deliveries:{webhook_id}:{status}"
-        before = int(decode_token(token, query=query)[0]) if token else None
+        before = int(decode_token(token, query=query, kinds=(int,))[0]) if token else None
         async with self._database.transaction() as tx:
             await self._owned(tx, caller, webhook_id)
             rows = await webhooks.deliveries(tx, webhook_id, before=before, status=status, limit=size + 1)

@@ -195,7 +195,7 @@ class Runs:
         query = f"runs:{pipeline}"
         before = None
         if token:
-            at, run_id = decode_token(token, query=query)
+            at, run_id = decode_token(token, query=query, kinds=(datetime, str))
             before = (datetime.fromisoformat(at), str(run_id))
         async with self._database.transaction() as tx:
             rows = await runs.page(tx.session, caller, pipeline_name=pipeline, before=before, size=size + 1)

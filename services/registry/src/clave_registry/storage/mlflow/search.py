@@ -12,13 +12,37 @@ from typing import Any
 
 from clave_common.database import Transaction
 from clave_common.errors import InvalidArgument
-from clave_common.pages import decode_token, encode_token
-from sqlalchemy import ColumnElement, DateTime, Float, Row, RowMapping, Select, and_, case, func, literal, or_
+from clave_common.pages import bad_token, decode_token, encode_token
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Float,
+    Integer,
+    Numeric,
+    Row,
+    RowMapping,
+    Select,
+    String,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from clave_registry.domain.filters import Condition, Kind, Order, Value
 
 Expression = ColumnElement[Any]
+# What a part of a page token may be, by the type of the column that it is compared with.
+_PARTS: tuple[tuple[type, tuple[type, ...]], ...] = (
+    (Boolean, (bool,)),
+    (Integer, (int,)),
+    (Numeric, (int, float)),
+    (Float, (int, float)),
+    (String, (str,)),
+)
 _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -168,9 +192,9 @@ async def page(
     labelled = [term.expression.label(f"order_{number}") for number, term in enumerate(terms)]
     statement = statement.add_columns(*labelled)
     if asked.token:
-        position = decode_token(asked.token, query=asked.query)
+        position = decode_token(asked.token, query=asked.query, kinds=None)
         if len(position) != len(terms):
-            raise InvalidArgument("page_token is not one of this query.", field="page_token")
+            raise bad_token()
         statement = statement.where(_after(terms, position))
     ordered = [term.expression.desc() if term.descending else term.expression.asc() for term in terms]
     rows = list((await tx.session.execute(statement.order_by(*ordered).limit(asked.size + 1))).all())
@@ -193,12 +217,19 @@ def _portable(value: Any) -> Any:
 
 
 def _native(term: Term, value: Any) -> Any:
-    if not isinstance(term.expression.type, DateTime):
-        return value
+    """Read one part of a token as its term's type; no other type is compared."""
+    kind = term.expression.type
     try:
-        return datetime.fromisoformat(value)
+        if isinstance(kind, DateTime):
+            return datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument("page_token is not one of this query.", field="page_token") from error
+        raise bad_token() from error
+    wanted = next((parts for column, parts in _PARTS if isinstance(kind, column)), (str, int, float, bool))
+    if value is not None and type(value) not in wanted:
+        raise bad_token()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise bad_token()
+    return value
 
 
 def _after(terms: Sequence[Term], place: Sequence[Any]) -> ColumnElement[bool]:
