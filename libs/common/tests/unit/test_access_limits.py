@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from clave_common.access.enforcement import Access, start_request
 from clave_common.access.model import Caller, Decision, RateLimit, Resource
 from clave_common.access.ratelimit import RateLimiter
 from clave_common.access.request_limits import RequestLimits, limits_of
@@ -51,3 +52,39 @@ async def test_the_tightest_limit_holds_and_a_refusal_charges_none() -> None:
     other = Caller("app:other", "app", "acme", "api_key", 2e9, key_id="k2")
     with pytest.raises(ResourceExhausted):
         await limits.charge(other, "registry:model.read", MODEL, DECISION)
+
+
+class Charges(RequestLimits):
+    def __init__(self) -> None:
+        self.charged: list[str] = []
+
+    async def charge(self, caller: Caller, action: str, resource: Resource, decision: Decision) -> None:
+        self.charged.append(action)
+
+
+class Allows:
+    async def decide(self, caller: Caller, action: str, resource: Resource, context: Any) -> Decision:
+        is_allowed = action != "denied"
+        return Decision(is_allowed, () if is_allowed else ("no_grant",), "1", "dec_1", "fake")
+
+    async def visible(self, caller: Caller, action: str) -> list[Any]:
+        return []
+
+
+async def test_a_request_is_charged_once_whatever_was_asked_before() -> None:
+    caller, thing, charges = (
+        Caller("user:ana", "user", "acme", "api_key", 2e9),
+        Resource("model", "models/a"),
+        Charges(),
+    )
+    access = Access(Allows(), limits=charges)
+    start_request()
+    assert (await access.check(caller, "denied", thing)).allow is False
+    assert (await access.check(caller, "asked", thing)).allow is True
+    assert charges.charged == []
+    for action in ("done", "done too"):
+        await access.require(caller, action, thing)
+    assert charges.charged == ["done"]
+    start_request()
+    await access.require(caller, "done again", thing)
+    assert charges.charged == ["done", "done again"]

@@ -19,7 +19,18 @@ from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.attribution import begin, claimed_glass, note_allowed
 from clave_common.errors import PermissionDenied, Unauthenticated
 
-_decided: ContextVar[list[Decision] | None] = ContextVar("clave_decisions", default=None)
+
+class Decided(list[Decision]):
+    """The decisions of a request.
+
+    Attributes:
+        is_charged: Whether one of them was charged to the caller's rate limit.
+    """
+
+    is_charged = False
+
+
+_decided: ContextVar[Decided | None] = ContextVar("clave_decisions", default=None)
 _GLASS_CHARACTERS_MAX = 500
 CALLER_KEY = "clave.caller"
 APP_KEY = "clave_access"
@@ -90,14 +101,13 @@ class Access:
     async def require(self, caller: Caller, action: str, resource: Resource, **context: Any) -> Decision:
         """Ask and insist.
 
-        The first decision of a request is also what charges the caller's rate limit.
+        The first allow of a request that is insisted on is also what charges the caller's rate limit.
 
         Raises:
             PermissionDenied: The policy said no; carries every reason and the decision's id.
             ResourceExhausted: The policy allows, and the caller's rate limit is used up.
             Unavailable: Nobody could decide.
         """
-        first = not _decided.get()
         decision = await self.check(caller, action, resource, **context)
         if decision.allow is not True:
             raise PermissionDenied(
@@ -109,8 +119,11 @@ class Access:
                 resource=resource.id,
             )
         note_allowed(action, decision.decision_id)
-        if first and self._limits is not None:
+        decided = _decided.get()
+        if self._limits is not None and not (decided is not None and decided.is_charged):
             await self._limits.charge(caller, action, resource, decision)
+            if decided is not None:
+                decided.is_charged = True
         return decision
 
     async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
@@ -161,13 +174,13 @@ def remember_decision(decision: Decision) -> None:
         decisions.append(decision)
 
 
-def start_request(*, break_glass: str | None = None) -> list[Decision]:
+def start_request(*, break_glass: str | None = None) -> Decided:
     """Begin to collect the decisions of a request (called by the doors).
 
     Args:
         break_glass: What the caller claims for a change outside of its window, ticket first; the policy judges it.
     """
-    decisions: list[Decision] = []
+    decisions = Decided()
     _decided.set(decisions)
     begin(_claim(break_glass) if break_glass else None)
     return decisions
