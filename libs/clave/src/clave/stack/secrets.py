@@ -125,7 +125,7 @@ def _ensure_passwords(path: Path, services: tuple[str, ...]) -> Passwords:
         roles=_one_each(known.get("roles"), services),
         valkey=str(known.get("valkey") or _password()),
         supervisor=str(known.get("supervisor") or _password()),
-        valkey_users=_one_each(known.get("valkey_users"), SERVICES),
+        valkey_users=_one_each(known.get("valkey_users"), (*SERVICES, *services)),
     )
     write_secret(path, json.dumps(vars(passwords), indent=2))
     return passwords
