@@ -70,3 +70,14 @@ async def test_only_who_holds_a_groups_roles_may_put_somebody_into_it(live: Live
     assert (await live.send("POST", "/principals", {"id": "user:eve"}, key=giver)).status_code == 201
     assert (await live.send("DELETE", "/principals/user:nobody", key=giver)).status_code == 404
     assert (await live.send("DELETE", "/groups/none", key=giver)).status_code == 404
+
+
+async def test_whatever_role_a_key_has_its_holder_learns_who_that_is_and_why_not(live: LiveGateway) -> None:
+    for role in ("scoring-app", "policy-admin"):
+        key = (await live.send("POST", "/keys", {"name": role, "role": role, "kind": "user"})).json()["key"]
+        await live.answers(200, "/whoami", key=key, seconds=BUSY_S)
+        assert (await live.clave("login", live.url, "--key-file", "-", stdin=f"{key}\n"))["roles"] == [role]
+        refused = (await live.send("GET", "/keys", key=key)).json()["decision_id"]
+        await live.answers(200, f"/decisions/{refused}", key=key, seconds=BUSY_S)
+    told = await live.refused("bindings", "create", "bob", "--role", "viewer", key=live.admin)
+    assert "write the kind first: user:NAME" in told

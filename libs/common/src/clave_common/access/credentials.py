@@ -196,7 +196,7 @@ def credential_of(authorization: str) -> str:
 def refused() -> Unauthenticated:
     """Build the one refusal for any wrong credential."""
     return Unauthenticated(
-        "The credential is wrong, expired or revoked. 'clave keys list' shows which keys are active; "
-        "'clave keys create' makes a new one.",
+        "The credential is wrong, expired or revoked. Sign in with one that works: 'clave login URL'. Whoever may make "
+        "keys gives you one with 'clave keys create', and 'clave keys list' shows which are active.",
         code="invalid_credential",
     )

@@ -13,15 +13,27 @@ from clave_contracts.gateway import API, Key, KeyCreate, KeyPage, NewKey
 from clave_contracts.schema import Answer, Request
 from fastapi import APIRouter, Path
 from fastapi import Request as HttpRequest
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 from starlette.responses import Response
 
 from clave_gateway.services.bindings import BindingService
 from clave_gateway.services.keys import KeyService, MadeKey
 from clave_gateway.storage.identity import BindingRow, KeyRow
 
+_SUBJECT_KINDS = ("user", "service_account", "app", "group")
+
+
+def _with_kind(subject: object) -> object:
+    """Tell whoever leaves the kind out how to write it; the pattern alone helps nobody."""
+    if isinstance(subject, str) and subject.partition(":")[0] not in _SUBJECT_KINDS:
+        raise ValueError(f"write the kind first: {', '.join(f'{kind}:NAME' for kind in _SUBJECT_KINDS)}")
+    return subject
+
+
 Subject = Annotated[
-    str, StringConstraints(pattern=r"^(user|service_account|app|group):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$")
+    str,
+    BeforeValidator(_with_kind),
+    StringConstraints(pattern=r"^(user|service_account|app|group):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}$"),
 ]
 KeyId = Annotated[str, Path(pattern=r"^[0-9a-z]{16}$")]
 BindingId = Annotated[str, Path(pattern=r"^bnd_[0-9a-z]{26}$")]
