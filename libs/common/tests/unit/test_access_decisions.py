@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -112,6 +113,20 @@ async def test_a_reused_allow_ends_with_the_credential() -> None:
     clock.at += 1.5
     await point.decide(brief, "registry:model.read", MODEL, {})
     assert len(engine.questions) == 2
+
+
+async def test_nothing_is_kept_while_a_server_may_still_answer_by_the_rules_before() -> None:
+    engine, clock, newest = FakeEngine(document()), Clock(), [snapshot()]
+    point = LocalDecisionPoint(engine, lambda: newest[0], now=clock, settle_s=2.0)
+    for at in (0.0, 1.9, 0.2, 0.1):
+        clock.at += at
+        await point.decide(CALLER, "registry:model.read", MODEL, {})
+    assert len(engine.questions) == 3
+    newest[0] = replace(newest[0], revision=newest[0].revision + 1)
+    for at in (0.1, 0.1, 2.0, 0.1):
+        clock.at += at
+        await point.decide(CALLER, "registry:model.read", MODEL, {})
+    assert len(engine.questions) == 6
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,29 @@ class LocalDecisionPoint:
         age_s: Callable[[], float] = lambda: 0.0,
         staleness: Staleness | None = None,
         log: DecisionLog | None = None,
+        settle_s: float = 0.0,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """Join the parts.
+
+        Args:
+            engine: Who evaluates the rules.
+            snapshot: Keys and policy in force.
+            age_s: Seconds since the gateway was heard.
+            staleness: How old that may grow.
+            log: Where decisions are noted.
+            settle_s: Seconds after a new snapshot in which the engine may still answer by the one before, because
+                somebody else loads it; nothing is kept meanwhile.
+            now: Seconds since the epoch.
+        """
         self._engine = engine
         self._snapshot = snapshot
         self._age_s = age_s
         self._staleness = staleness or Staleness()
         self._log = log
         self._now = now
+        self._settle_s = settle_s
+        self._revision, self._settled_at = -1, 0.0
         self._cache = DecisionCache()
         self._seen: OrderedDict[tuple[int, Caller, str], tuple[float, list[Mapping[str, Any]]]] = OrderedDict()
 
@@ -76,7 +91,8 @@ class LocalDecisionPoint:
         if known is not None:
             return known
         decision = await self._ask(policy_input(caller, action, resource, context), now, reading=True)
-        self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
+        if self._is_settled(snapshot.revision, now):
+            self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
         return decision
 
     async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
@@ -94,11 +110,16 @@ class LocalDecisionPoint:
             return known
         clauses = await self._ask_visible(caller, action, now)
         kept_s = float(snapshot.bundle.data.get("catalog", {}).get(action, {}).get("cache_ttl_s", 0))
-        if clauses and kept_s > 0:
+        if clauses and kept_s > 0 and self._is_settled(snapshot.revision, now):
             self._seen[key] = (min(now + kept_s, caller.expires_at), clauses)
             while len(self._seen) > _SEEN_MAX:
                 self._seen.popitem(last=False)
         return clauses
+
+    def _is_settled(self, revision: int, now: float) -> bool:
+        if revision != self._revision:
+            self._revision, self._settled_at = revision, now + self._settle_s
+        return now >= self._settled_at
 
     async def _ask_visible(self, caller: Caller, action: str, now: float) -> list[Mapping[str, Any]]:
         question = policy_input(caller, action, Resource("list", "list", {"tenant": caller.tenant}), {})

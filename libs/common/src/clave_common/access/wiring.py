@@ -38,6 +38,8 @@ from clave_common.settings import PeerSettings, ServiceSettings
 SNAPSHOT_FILE = "access-snapshot.json"
 JWKS_FILE = "services.jwks.json"
 PEPPER_FILE = "pepper"
+OPA_SETTLES_S = 2.0
+"""The gateway loads OPA within a second of a change; services hear of the change by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def open_access(
     )
     signer = AuditSigner.from_file(service, secrets / f"{service}.pem")
     log = DecisionLog(service, redis, signer)
-    point = LocalDecisionPoint(engine, keeper.current, age_s=keeper.age_s, log=log)
+    settle_s = 0.0 if isinstance(engine, EmbeddedEngine) else OPA_SETTLES_S
+    point = LocalDecisionPoint(engine, keeper.current, age_s=keeper.age_s, log=log, settle_s=settle_s)
     limiter = RateLimiter(redis)
     verifier = LocalVerifier(
         pepper=(secrets / PEPPER_FILE).read_bytes().strip(),
