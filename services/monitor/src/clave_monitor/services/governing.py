@@ -85,9 +85,7 @@ class Governing:
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            row = await alerts.find(tx, alert_id)
-            if row is None:
-                raise AlertUnknown(f"There is no alert {alert_id}.", alert=alert_id)
+            row = await _alert(tx, alert_id)
             if row["state"] == "resolved":
                 raise FailedPrecondition("The alert is resolved already.", code="alert_resolved", alert=alert_id)
             row = await alerts.change(
@@ -106,10 +104,7 @@ class Governing:
             DecisionUnknown: There is none with this id.
         """
         async with self._database.transaction() as tx:
-            row = await decisions.find(tx, decision_id)
-        if row is None:
-            raise DecisionUnknown(f"There is no decision {decision_id}.", decision=decision_id)
-        return str(row["endpoint"])
+            return str((await _decision(tx, decision_id))["endpoint"])
 
     async def endpoint_of_alert(self, alert_id: str) -> str:
         """Name the endpoint that an alert is about.
@@ -118,10 +113,7 @@ class Governing:
             AlertUnknown: There is none with this id.
         """
         async with self._database.transaction() as tx:
-            row = await alerts.find(tx, alert_id)
-        if row is None:
-            raise AlertUnknown(f"There is no alert {alert_id}.", alert=alert_id)
-        return str(row["endpoint"])
+            return str((await _alert(tx, alert_id))["endpoint"])
 
     async def answer(self, decision_id: str, *, caller: Caller, approved: bool, comment: str) -> tuple[Decision, Key]:
         """Approve or deny a retraining that waits for a person.
@@ -132,9 +124,7 @@ class Governing:
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            row = await decisions.find(tx, decision_id)
-            if row is None:
-                raise DecisionUnknown(f"There is no decision {decision_id}.", decision=decision_id)
+            row = await _decision(tx, decision_id)
             if row["reason"] != Reason.APPROVAL_NEEDED or row["approved"] is not None:
                 raise NothingToApprove(
                     "This decision does not wait for an answer.", decision=decision_id, reason=row["reason"]
@@ -143,6 +133,22 @@ class Governing:
             details = {"approved": approved, "comment": comment[:1000]}
             await _audit(tx, caller, "drift:monitor.write", f"decisions/{decision_id}", now, details)
         return Decision(**row), Key(row["endpoint"], row["model"], row["model_version"])
+
+
+async def _alert(tx: Transaction, alert_id: str) -> dict[str, Any]:
+    """Find an alert and hold it, or say that there is none."""
+    row = await alerts.find(tx, alert_id)
+    if row is None:
+        raise AlertUnknown(f"There is no alert {alert_id}.", alert=alert_id)
+    return row
+
+
+async def _decision(tx: Transaction, decision_id: str) -> dict[str, Any]:
+    """Find a decision and hold it, or say that there is none."""
+    row = await decisions.find(tx, decision_id)
+    if row is None:
+        raise DecisionUnknown(f"There is no decision {decision_id}.", decision=decision_id)
+    return row
 
 
 async def _clear(tx: Transaction, alert: dict[str, Any], *, at: datetime) -> None:
