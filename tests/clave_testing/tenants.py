@@ -61,7 +61,8 @@ def make_rival(stack: Stack) -> Rival:
     def is_moved() -> bool:
         answers = [
             httpx.get(f"{stack.url}/api/gateway/v1/whoami", headers=rival.headers, timeout=10),
-            httpx.get(f"{stack.url}/api/registry/v1/models", headers=rival.headers, timeout=10),
+            # no viewer may ask this: the registry has heard of the new role as well
+            httpx.get(f"{stack.url}/api/registry/v1/webhooks", headers=rival.headers, timeout=10),
         ]
         return all(answer.status_code == 200 for answer in answers) and answers[0].json()["tenant"] == name
 
