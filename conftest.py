@@ -7,6 +7,7 @@ import pytest
 import structlog
 from clave.stack.secrets import ensure_secrets
 from clave_testing import servers
+from clave_testing.patience import make_httpx_patient
 from clave_testing.policies import opa_program
 from clave_testing.stack import Stack, shared_stack
 
@@ -15,6 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # As services log: structlog's own choice draws every local variable of a traceback, which takes half a minute.
     plain = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
     structlog.configure(processors=[*plain, structlog.dev.ConsoleRenderer(colors=False)])
+    make_httpx_patient()
     if not hasattr(config, "workerinput"):
         config.stash[_root] = servers.make_session_root()
 

@@ -20,6 +20,7 @@ import pytest
 from clave.stack import processes
 from clave.stack.layout import Layout
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_testing.patience import PATIENCE_S
 from clave_testing.served_models import API, onnx_model, upload, version_request
 from clave_testing.stack import Stack
 from onnx import ModelProto, TensorProto, helper
@@ -33,7 +34,7 @@ GROWTH_MAX = 100 * MIB
 
 @pytest.fixture(scope="module")
 def owner(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=60) as client:
+    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -214,7 +215,7 @@ class TestBombs:
             for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
                 with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
                     channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(
-                        asked.SerializeToString(), metadata=metadata, timeout=20, compression=compression
+                        asked.SerializeToString(), metadata=metadata, timeout=PATIENCE_S, compression=compression
                     )
                 assert caught.value.code() in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
         require_bounded(stack, before)
@@ -273,7 +274,9 @@ def creating_routes(stack: Stack) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Every documented route that takes a JSON object: (service, method, path, schema of the object)."""
     found = []
     for service in SERVICES:
-        document = httpx.get(f"{stack.services[service]['http']}/api/{service}/v1/openapi.json", timeout=20).json()
+        document = httpx.get(
+            f"{stack.services[service]['http']}/api/{service}/v1/openapi.json", timeout=PATIENCE_S
+        ).json()
         schemas = document["components"]["schemas"]
         for path, operations in document["paths"].items():
             for method, operation in operations.items():

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from clave_common.access.service_tokens import ServiceTokenMinter
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_testing.patience import PATIENCE_S
 from clave_testing.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -37,9 +38,9 @@ def call(address: str, method: str, message: bytes, *metadata: tuple[str, str]) 
     with grpc.insecure_channel(address) as channel:
         try:
             if "Stream" in method:
-                list(channel.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=10))
+                list(channel.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=PATIENCE_S))
             else:
-                channel.unary_unary(SERVICE + method)(message, metadata=metadata, timeout=10)
+                channel.unary_unary(SERVICE + method)(message, metadata=metadata, timeout=PATIENCE_S)
         except grpc.RpcError as error:
             return error.code()
     return grpc.StatusCode.OK
@@ -95,7 +96,7 @@ class TestGrpc:
                 "/grpc.channelz.v1.Channelz/GetServers",
             ):
                 with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
-                    channel.unary_unary(path)(b"", timeout=10)
+                    channel.unary_unary(path)(b"", timeout=PATIENCE_S)
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, (address, path)
 
     @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ class TestGrpc:
 def test_mlflows_other_prefixes_want_a_credential_too(stack: Stack) -> None:
     """Attack 3: the same handlers answer under prefixes that no document lists."""
     registry = stack.services["registry"]["http"]
-    document = httpx.get(f"{registry}/api/registry/v1/openapi.json", timeout=20).json()
+    document = httpx.get(f"{registry}/api/registry/v1/openapi.json", timeout=PATIENCE_S).json()
     paths = [
         (method.upper(), re.sub(r"{[^}]+}", "1", path))
         for path, operations in document["paths"].items()
@@ -118,7 +119,7 @@ def test_mlflows_other_prefixes_want_a_credential_too(stack: Stack) -> None:
         for method in operations
     ]
     assert len(paths) > 40
-    with httpx.Client(timeout=20) as client:
+    with httpx.Client(timeout=PATIENCE_S) as client:
         for method, path in paths:
             for other in ("/ajax-api/2.0", "/api/3.0"):
                 concrete = path.replace("/api/2.0", other, 1)
@@ -130,7 +131,7 @@ def test_mlflows_other_prefixes_want_a_credential_too(stack: Stack) -> None:
 @pytest.fixture
 def edge_socket(stack: Stack) -> Iterator[socket.socket]:
     parts = urlsplit(stack.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=15) as connection:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PATIENCE_S) as connection:
         yield connection
 
 
@@ -185,7 +186,7 @@ class TestShapes:
         body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", **tensor}]}).replace("Infinity", "1e400")
         for base in (stack.url, stack.services["inference"]["http"]):
             began = time.monotonic()
-            answer = httpx.post(f"{base}/v2/models/any/infer", content=body, headers=stack.headers, timeout=20)
+            answer = httpx.post(f"{base}/v2/models/any/infer", content=body, headers=stack.headers, timeout=PATIENCE_S)
             assert 400 <= answer.status_code < 500, answer.text
             assert time.monotonic() - began < 5
 
@@ -209,13 +210,13 @@ class TestTraces:
                 f"{base}/api/registry/v1/models",
                 params={"filter": hostile + "\r\nforged_line", "page_token": hostile},
                 headers={**stack.headers, "user-agent": hostile.encode("ascii", "ignore")[:60].replace(b"\x1b", b"")},
-                timeout=20,
+                timeout=PATIENCE_S,
             )
             httpx.post(
                 f"{base}/api/registry/v1/models",
                 json={"name": "a\r\nforged_line", "description": hostile},
                 headers=stack.headers,
-                timeout=20,
+                timeout=PATIENCE_S,
             )
         for line in (stack.data_dir / "logs" / "registry.log").read_text(errors="replace").splitlines():
             assert not line.lstrip().startswith('{"event": "forged_line"')
@@ -228,10 +229,10 @@ class TestTraces:
             f"{stack.url}/api/registry/v1/models",
             json={"name": name, "description": script},
             headers=stack.headers,
-            timeout=20,
+            timeout=PATIENCE_S,
         )
         assert made.status_code == 201, made.text
-        read = httpx.get(f"{stack.url}/api/registry/v1/models/{name}", headers=stack.headers, timeout=20)
+        read = httpx.get(f"{stack.url}/api/registry/v1/models/{name}", headers=stack.headers, timeout=PATIENCE_S)
         assert read.json()["description"] == script
         assert read.headers["content-type"].startswith("application/json")
 
@@ -241,7 +242,7 @@ def test_tls_is_not_offered_by_accident(stack: Stack) -> None:
     parts = urlsplit(stack.url)
     context = ssl.create_default_context()
     with (
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as connection,
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PATIENCE_S) as connection,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         context.wrap_socket(connection, server_hostname="localhost")
@@ -254,7 +255,7 @@ class TestHeaders:
     def test_every_answer_of_a_service_says_what_it_is(self, stack: Stack, service: str) -> None:
         base = stack.services[service]["http"]
         parts = urlsplit(base)
-        with httpx.Client(base_url=base, headers=stack.headers, timeout=20) as client:
+        with httpx.Client(base_url=base, headers=stack.headers, timeout=PATIENCE_S) as client:
             answers = [
                 client.get("/v2/health/live"),
                 client.get(f"/api/{service}/v1/openapi.json"),
@@ -267,12 +268,12 @@ class TestHeaders:
             ]
         for answer in answers:
             assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (answer.url, answer.headers)
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as connection:
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PATIENCE_S) as connection:
             connection.sendall(b"no request at all\r\n\r\n")
             assert b"nosniff" in connection.recv(4096)
 
     def test_the_edges_own_answers_do_too(self, stack: Stack) -> None:
-        with httpx.Client(base_url=stack.url, timeout=20) as client:
+        with httpx.Client(base_url=stack.url, timeout=PATIENCE_S) as client:
             for answer in (
                 client.get("/healthz"),
                 client.get("/nothing"),
@@ -286,7 +287,7 @@ class TestHeaders:
     def test_what_shows_a_secret_is_kept_nowhere(self, stack: Stack) -> None:
         keys, hooks = "/api/gateway/v1/keys", "/api/registry/v1/webhooks"
         for bases in zip(doors_of(stack, "gateway"), doors_of(stack, "registry"), strict=True):
-            with httpx.Client(headers=stack.headers, timeout=20) as client:
+            with httpx.Client(headers=stack.headers, timeout=PATIENCE_S) as client:
                 made = client.post(f"{bases[0]}{keys}", json={"name": f"kept-{uuid4().hex[:8]}", "role": "viewer"})
                 rotated = client.post(f"{bases[0]}{keys}/{made.json()['id']}/rotate")
                 hook = client.post(f"{bases[1]}{hooks}", json={"url": "https://localhost/", "events": []})

@@ -20,8 +20,9 @@ from clave.stack import postgres, processes
 from clave.stack.layout import Layout
 from clave.stack.secrets import read_passwords
 from clave_testing.issuer import Issuer, serving_issuer
+from clave_testing.patience import BUSY_S, PATIENCE_S, wait_until
 from clave_testing.served_models import onnx_model, upload, version_request
-from clave_testing.servers import BUSY_S, session_root, wait_until
+from clave_testing.servers import session_root
 from clave_testing.stack import Stack, start_part, stop_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -63,7 +64,7 @@ class Installation:
         credential = {"authorization": f"Bearer {token}"} if token else self.stack.headers
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return httpx.request(
-            method, f"{base or self.stack.url}{path}", json=body, headers={**credential, **named}, timeout=30
+            method, f"{base or self.stack.url}{path}", json=body, headers={**credential, **named}, timeout=PATIENCE_S
         )
 
     def done(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Any:
@@ -78,7 +79,7 @@ class Installation:
             except httpx.HTTPError:
                 return False
 
-        wait_until(is_so, what=f"{status} for {who or 'the administrator'} at {path}", seconds=BUSY_S)
+        wait_until(is_so, what=f"{status} for {who or 'the administrator'} at {path}")
 
     def database(self) -> "psycopg.Connection[tuple[Any, ...]]":
         """Open the database as its superuser, whom no trigger of the log stops."""
@@ -139,7 +140,7 @@ def submitted(here: Installation) -> str:
     """A version of ana's that waits for approval."""
     here.done("ana", "POST", f"{REGISTRY}/models", {"name": "churn", "risk_class": "limited"})
     credential = {"authorization": f"Bearer {here.issuer.token(preferred_username='ana', groups=[])}"}
-    with httpx.Client(base_url=here.stack.url, headers=credential, timeout=30) as client:
+    with httpx.Client(base_url=here.stack.url, headers=credential, timeout=PATIENCE_S) as client:
         artifact = upload(client, "model.onnx", onnx_model())
     card = {"intended_use": "x", "limitations": ["y"], "ethical_considerations": "z"}
     here.done("ana", "POST", f"{REGISTRY}/models/churn/versions", version_request([artifact], card=card))
@@ -186,7 +187,7 @@ def test_glass_breaks_for_whoever_may_with_a_ticket_and_opens_the_window_alone(
         stranger = here.send("ivan", "POST", f"{REGISTRY}/endpoints", endpoint, base=base, x_clave_break_glass=GLASS)
         assert stranger.json()["reasons"] == shut
     draft = {"version": 2}
-    with httpx.Client(base_url=here.stack.url, headers=here.stack.headers, timeout=30) as client:
+    with httpx.Client(base_url=here.stack.url, headers=here.stack.headers, timeout=PATIENCE_S) as client:
         artifact = upload(client, "model.onnx", onnx_model())
     here.done("ana", "POST", f"{REGISTRY}/models/churn/versions", version_request([artifact]))
     reasons = here.send("ivan", "POST", f"{REGISTRY}/endpoints", endpoint | draft, clave_break_glass=GLASS)
@@ -201,11 +202,13 @@ def assert_recorded(here: Installation) -> None:
     found: list[dict[str, Any]] = []
 
     def recorded() -> bool:
-        page = httpx.get(f"{here.stack.url}{GATEWAY}/audit", params=search, headers=here.stack.headers, timeout=20)
+        page = httpx.get(
+            f"{here.stack.url}{GATEWAY}/audit", params=search, headers=here.stack.headers, timeout=PATIENCE_S
+        )
         found[:] = [record["entry"] for record in page.json()["records"]]
         return bool(found)
 
-    wait_until(recorded, what="the change in the audit log", seconds=BUSY_S)
+    wait_until(recorded, what="the change in the audit log")
     (entry,) = found
     assert entry["details"]["break_glass_claimed"] == {"ticket": "INC-12345", "reason": "the model answers NaN"}
     decision: list[Any] = []
@@ -215,7 +218,7 @@ def assert_recorded(here: Installation) -> None:
         decision[:] = [answer.json()] if answer.status_code == 200 else []
         return bool(decision)
 
-    wait_until(decided, what="the decision in its log", seconds=BUSY_S)
+    wait_until(decided, what="the decision in its log")
     assert "the model answers NaN" in json.dumps(decision[0])
 
 
@@ -281,12 +284,12 @@ def test_copies_on_disk_that_are_altered_or_older_let_nobody_in(here: Installati
 
     def is_answered(status: int) -> bool:
         try:
-            return all(httpx.get(url, headers=key, timeout=5).status_code == status for url in reads.values())
+            return all(httpx.get(url, headers=key, timeout=PATIENCE_S).status_code == status for url in reads.values())
         except httpx.HTTPError:
             return False
 
-    wait_until(lambda: is_answered(200), what="the new key", seconds=BUSY_S)
-    wait_until(lambda: all(made["id"] in copy.read_text() for copy in copies.values()), what="copies", seconds=BUSY_S)
+    wait_until(lambda: is_answered(200), what="the new key")
+    wait_until(lambda: all(made["id"] in copy.read_text() for copy in copies.values()), what="copies")
     older = {name: copy.read_bytes() for name, copy in copies.items()}
     assert here.send("", "DELETE", f"{GATEWAY}/keys/{made['id']}").status_code == 204
     wait_until(lambda: is_answered(401), what="the key's end", seconds=BUSY_S)
@@ -307,7 +310,7 @@ def test_copies_on_disk_that_are_altered_or_older_let_nobody_in(here: Installati
         seen.add(answer.status_code)
         return answer.status_code == 403 and is_answered(401)
 
-    wait_until(has_settled, what="the newest copy everywhere", seconds=60)
+    wait_until(has_settled, what="the newest copy everywhere")
     assert seen <= {403, 503}
 
 
@@ -353,4 +356,4 @@ def test_a_superusers_change_of_the_log_is_named_with_the_first_bad_entry(here: 
         assert found["damage"] in kinds, found
     assert typed.returncode != 0
     assert any(f"({kind}) at entry {at}" in typed.stderr for kind in kinds), typed.stderr
-    wait_until(lambda: here.done("", "POST", verify)["ok"], what="the log as it was", seconds=BUSY_S)
+    wait_until(lambda: here.done("", "POST", verify)["ok"], what="the log as it was")

@@ -24,8 +24,9 @@ from clave.stack import processes
 from clave.stack.layout import Layout
 from clave_common.access.service_tokens import ServiceTokenMinter
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.served_models import ROW, serve_model
-from clave_testing.servers import session_root, wait_until
+from clave_testing.servers import session_root
 from clave_testing.stack import Stack, start_part, stop_command
 from clave_testing.tenants import make_rival
 
@@ -270,7 +271,6 @@ class Scene:
         wait_until(
             lambda: {each.what for each in answers()} == KINDS and (until is None or until(answers())),
             what=f"answers while {component} is away",
-            seconds=40,
         )
         assert not self.attackers.successes, self.attackers.successes
         for each in answers():
@@ -343,6 +343,6 @@ def await_service(stack: Stack, model: str) -> None:
             return False
         return found.status_code == 200 and found.json()["description"] == ""
 
-    wait_until(answers, what="the owner's answer", seconds=60)
-    keys = httpx.get(f"{stack.url}{GATEWAY}/keys", headers=stack.headers, timeout=20).json()["keys"]
+    wait_until(answers, what="the owner's answer")
+    keys = httpx.get(f"{stack.url}{GATEWAY}/keys", headers=stack.headers, timeout=PATIENCE_S).json()["keys"]
     assert all(Path(key["name"]).name != "x" for key in keys)

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.stack import WEBHOOK_RECEIVER, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -66,7 +66,7 @@ def canary() -> Iterator[Listener]:
 def doors(stack: Stack) -> Iterator[list[httpx.Client]]:
     """The registry, through the edge and at its own port."""
     bases = (stack.url, stack.services["registry"]["http"])
-    clients = [httpx.Client(base_url=base, headers=stack.headers, timeout=20) for base in bases]
+    clients = [httpx.Client(base_url=base, headers=stack.headers, timeout=PATIENCE_S) for base in bases]
     yield clients
     for client in clients:
         client.close()
@@ -83,7 +83,7 @@ def delivered(client: httpx.Client, urls: list[str]) -> list[list[dict[str, Any]
     def attempts(one: str) -> list[dict[str, Any]]:
         return [each for row in client.get(f"{one}/deliveries").json()["deliveries"] for each in row["attempts"]]
 
-    wait_until(lambda: all(attempts(one) for one in ones if one), what="a try to deliver each", seconds=20)
+    wait_until(lambda: all(attempts(one) for one in ones if one), what="a try to deliver each")
     found = [attempts(one) if one else [] for one in ones]
     for one in filter(None, ones):
         assert client.delete(one).status_code == 204

@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import schemathesis
+from clave_testing.patience import PATIENCE_S
 from clave_testing.served_models import serve_model
 from clave_testing.stack import Stack
 from clave_testing.tenants import Rival, make_rival
@@ -52,7 +53,7 @@ def real(stack: Stack, rival: Rival) -> dict[str, str]:
     """Objects of the rival's that exist, by the parameter that names them."""
     name = f"fuzzed-{uuid4().hex[:8]}"
     serve_model(stack, name, headers=rival.headers)
-    with httpx.Client(base_url=f"{stack.url}/api/2.0/mlflow", headers=rival.headers, timeout=20) as client:
+    with httpx.Client(base_url=f"{stack.url}/api/2.0/mlflow", headers=rival.headers, timeout=PATIENCE_S) as client:
         experiment = client.post("/experiments/create", json={"name": name}).json()["experiment_id"]
         run = client.post("/runs/create", json={"experiment_id": experiment}).json()["run"]["info"]["run_id"]
     return {
@@ -118,7 +119,7 @@ def whole_numbers(document: dict[str, Any]) -> Iterator[Located]:
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_whole_number_that_a_caller_sends_is_bounded(stack: Stack, service: str) -> None:
     url = f"{stack.services[service]['http']}/api/{service}/v1/openapi.json"
-    found = list(whole_numbers(httpx.get(url, headers=stack.headers, timeout=20).json()))
+    found = list(whole_numbers(httpx.get(url, headers=stack.headers, timeout=PATIENCE_S).json()))
     assert found or service == "inference"
     unbounded = {
         where
@@ -147,7 +148,7 @@ def test_no_documented_request_is_a_server_error(
                 nonlocal asked
                 if known and set(case.path_parameters or {}) & set(real):
                     case.path_parameters = {key: real.get(key, old) for key, old in case.path_parameters.items()}
-                answer = case.call(base_url=base, headers=headers, timeout=30)
+                answer = case.call(base_url=base, headers=headers, timeout=PATIENCE_S)
                 asked += 1
                 if is_fault(answer):
                     faults.append(f"{answer.status_code} {case.as_curl_command()[:500]} -> {answer.text[:300]}")
@@ -157,7 +158,7 @@ def test_no_documented_request_is_a_server_error(
             except Unsatisfiable:
                 assert mode is GenerationMode.NEGATIVE, operation.label  # nothing wrong can be said to it
     print(f"{service}: {asked} requests")
-    assert httpx.get(f"{base}/v2/health/ready", timeout=20).status_code == 200
+    assert httpx.get(f"{base}/v2/health/ready", timeout=PATIENCE_S).status_code == 200
     assert not faults, "\n".join(faults)
 
 
@@ -202,7 +203,7 @@ def test_no_body_of_mlflows_fields_is_a_server_error(stack: Stack, rival: Rival,
             if is_fault(answer):
                 faults.append(f"{answer.status_code} {method} {path} {full!r:.400} -> {answer.text[:300]}")
 
-    with httpx.Client(base_url=base, headers=rival.headers, timeout=30) as client:
+    with httpx.Client(base_url=base, headers=rival.headers, timeout=PATIENCE_S) as client:
         ask()
     assert not faults, "\n".join(faults)
 

@@ -11,6 +11,7 @@ import grpc
 import httpx
 import pytest
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_testing.patience import PATIENCE_S
 from clave_testing.served_models import serve_model
 from clave_testing.stack import Stack, done
 from clave_testing.tenants import Rival, fingerprint, make_rival
@@ -91,7 +92,9 @@ def routes(stack: Stack) -> list[tuple[str, str]]:
     """Every documented route of the tenants' services that names an object, as (method, path)."""
     found = []
     for service in TENANT_SERVICES:
-        document = httpx.get(f"{stack.services[service]['http']}/api/{service}/v1/openapi.json", timeout=20).json()
+        document = httpx.get(
+            f"{stack.services[service]['http']}/api/{service}/v1/openapi.json", timeout=PATIENCE_S
+        ).json()
         for path, operations in document["paths"].items():
             names = PARAMETER.findall(path)
             if names and "/policies/" not in path and set(names) <= {*NOBODYS, "alias", "tag_key", "delivery_id"}:
@@ -118,7 +121,7 @@ def test_no_route_tells_a_rivals_object_from_none_at_all(stack: Stack, rival: Ri
     every = routes(stack)
     assert len(every) > 35
     own = sorted((text for text in (*owned.values(), *NOBODYS.values()) if len(text) > 5), key=len, reverse=True)
-    with httpx.Client(headers=rival.headers, timeout=30) as client:
+    with httpx.Client(headers=rival.headers, timeout=PATIENCE_S) as client:
         for base in (stack.url, None):
             for method, path in every:
                 service = "inference" if path.startswith("/v2") else "gateway" if "gateway" in path else "registry"
@@ -161,7 +164,7 @@ def test_mlflows_routes_do_not_either(
             method,
             f"{stack.url}{MLFLOW}/{path}",
             headers=rival.headers,
-            timeout=20,
+            timeout=PATIENCE_S,
             **({"params": values} if method == "GET" else {"json": values}),
         )
         assert 400 <= answer.status_code < 500, answer.text
@@ -183,7 +186,7 @@ def answer_of(address: str, method: str, model: str, headers: dict[str, str]) ->
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         try:
-            answer = call(message, metadata=[("authorization", headers["authorization"])], timeout=10)
+            answer = call(message, metadata=[("authorization", headers["authorization"])], timeout=PATIENCE_S)
         except grpc.RpcError as error:
             return re.sub(r"dec_\w{26}", "*", f"{error.code()} {error.details()}").replace(model, "*")
     return f"OK {answer!r}"
@@ -208,7 +211,7 @@ LISTS = (
 
 @pytest.mark.parametrize("path", LISTS)
 def test_no_list_shows_anything_of_another_tenant(stack: Stack, rival: Rival, owned: dict[str, str], path: str) -> None:
-    answer = httpx.get(stack.url + path, headers=rival.headers, timeout=20)
+    answer = httpx.get(stack.url + path, headers=rival.headers, timeout=PATIENCE_S)
     assert answer.status_code == 200, answer.text
     if path.endswith("/decisions"):  # its own refusals name what it asked for
         assert {each["subject"] for each in answer.json()["decisions"]} <= {rival.principal}
@@ -229,9 +232,9 @@ def test_nothing_of_the_victim_changed(owner: httpx.Client, owned: dict[str, str
 @pytest.mark.parametrize("service", ONE_TENANT_SERVICES)
 def test_services_of_one_tenant_refuse_a_rival_on_every_route(stack: Stack, rival: Rival, service: str) -> None:
     root = stack.services[service]["http"]
-    document = httpx.get(f"{root}/api/{service}/v1/openapi.json", timeout=20).json()
+    document = httpx.get(f"{root}/api/{service}/v1/openapi.json", timeout=PATIENCE_S).json()
     asked = 0
-    with httpx.Client(base_url=root, headers=rival.headers, timeout=30) as client:
+    with httpx.Client(base_url=root, headers=rival.headers, timeout=PATIENCE_S) as client:
         for path, operations in document["paths"].items():
             for method in operations:
                 answer = client.request(method, filled(path, {}), json={} if method in {"post", "put"} else None)

@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from clave_common.access.api_keys import ApiKey, new_api_key, parse_api_key
+from clave_testing.patience import PATIENCE_S
 from clave_testing.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -66,12 +67,12 @@ async def shares(url: str, known: ApiKey) -> tuple[float, int]:
 
 async def test_a_refusals_time_tells_no_stranger_which_keys_exist(stack: Stack) -> None:
     keys = f"{stack.url}/api/gateway/v1/keys"
-    async with httpx.AsyncClient(headers=stack.headers, timeout=20) as client:
+    async with httpx.AsyncClient(headers=stack.headers, timeout=PATIENCE_S) as client:
         made = (await client.post(keys, json={"name": f"timed-{uuid4().hex[:8]}", "role": "viewer"})).json()
         known = parse_api_key(made["key"])
         assert known is not None
         base = stack.services["registry"]["http"]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (  # noqa: ASYNC110 - it is polled
                 await client.get(f"{base}/api/registry/v1/models", headers={"authorization": f"Bearer {known.text}"})
             ).status_code != 200:

@@ -23,6 +23,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
+from clave_testing.patience import PATIENCE_S, wait_until
+
 POLICIES = Path(__file__).parents[2] / "services/gateway/policies"
 APP = "app:scoring"
 _NOT_MODIFIED = 304
@@ -153,15 +155,12 @@ class RunningPeers:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        deadline = time.monotonic() + 10
-        pause = threading.Event()
-        while not self._server.started and time.monotonic() < deadline:
-            pause.wait(0.01)
+        wait_until(lambda: self._server.started, what="the peers' server")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     @property
     def port(self) -> int:

@@ -1,6 +1,5 @@
 """A gateway that serves in this process, without a port: its administrator's key and its database's superuser."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from clave_common.settings import PeerSettings
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
 
+from clave_testing.patience import eventually
 from clave_testing.servers import new_database, new_redis, superuser_url
 
 API = "/api/gateway/v1"
@@ -46,10 +46,11 @@ class InnerGateway:
         self, holds: Callable[[httpx.Response], bool], path: str = "/keys", *, key: str | None = None
     ) -> None:
         """Wait until an answer is as expected."""
-        deadline = asyncio.get_running_loop().time() + 15
-        while not holds(await self.send("GET", path, key=key)):
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.02)
+
+        async def answered() -> bool:
+            return holds(await self.send("GET", path, key=key))
+
+        await eventually(answered, what=f"the answer at {path}")
 
     def break_in(self, query: str, *facts: object) -> None:
         """Change the database as its superuser."""

@@ -16,6 +16,8 @@ from clave_common.migrations import migrate
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
 
+from clave_testing.patience import BUSY_S, PATIENCE_S
+
 API = "/api/gateway/v1"
 
 
@@ -38,7 +40,7 @@ class LiveGateway:
             headers = {"authorization": f"Bearer {key or self.admin}"}
             return await http.request(method, f"{API}{path}", json=body, headers=headers)
 
-    async def answers(self, status: int, path: str, *, key: str, seconds: float) -> None:
+    async def answers(self, status: int, path: str, *, key: str, seconds: float = BUSY_S) -> None:
         """Wait until a question is answered so."""
         async with asyncio.timeout(seconds):
             while (await self.send("GET", path, key=key)).status_code != status:  # noqa: ASYNC110 - it is polled
@@ -101,7 +103,7 @@ async def live_gateway(folder: Path, *, database: str, redis_url: str, secrets: 
 
 
 async def _ready(address: str) -> None:
-    async with asyncio.timeout(20), httpx.AsyncClient(base_url=address) as http:
+    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=address) as http:
         while True:
             try:
                 if (await http.get("/v2/health/ready")).status_code == 200:

@@ -12,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from clave_testing.servers import session_root, started_once, wait_until
+from clave_testing.patience import wait_until
+from clave_testing.servers import session_root, started_once
 
 ACCESS_KEY, SECRET_KEY = "clave-access-key", "clave-secret-key"
 BUCKET = "clave"

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from onnx import TensorProto, helper
 
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.stack import Stack
 
 API = "/api/registry/v1"
@@ -51,7 +51,7 @@ def upload(client: httpx.Client, path: str, data: bytes) -> dict[str, Any]:
 
 def serve_model(stack: Stack, name: str, *, headers: dict[str, str] | None = None) -> None:
     """Make model `name`, version 1 of it, and an endpoint of that name in Development; wait until it predicts."""
-    with httpx.Client(base_url=stack.url, headers=headers or stack.headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.url, headers=headers or stack.headers, timeout=PATIENCE_S) as client:
         artifact = upload(client, "model.onnx", onnx_model())
         for path, body in (
             (f"{API}/models", {"name": name}),
@@ -63,5 +63,4 @@ def serve_model(stack: Stack, name: str, *, headers: dict[str, str] | None = Non
         wait_until(
             lambda: client.post(f"/v2/models/{name}/infer", json=ROW).status_code == 200,
             what=f"{name} to be served",
-            seconds=30,
         )

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +22,9 @@ from clave.stack.launcher import UNPRIVILEGED_UID, become
 from clave.stack.postgres import binary
 from psycopg import sql
 
+from clave_testing.patience import wait_until
+
 ROOT_ENV = "CLAVE_TEST_SESSION"
-_START_S_MAX = 60.0
-BUSY_S = 15.0
-"""How long a test waits for what takes two seconds at most on a machine of its own; the benchmarks measure it."""
 
 
 def session_root() -> Path:
@@ -67,16 +65,6 @@ def started_once(name: str, start: Callable[[], dict[str, Any]]) -> dict[str, An
             state.write_text(json.dumps(start()))
         found: dict[str, Any] = json.loads(state.read_text())
         return found
-
-
-def wait_until(condition: Callable[[], bool], *, what: str, seconds: float = _START_S_MAX) -> None:
-    """Poll a condition until it holds; fail with its name after the deadline."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"{what} did not happen within {seconds:g} s")
 
 
 def postgres() -> dict[str, Any]:
@@ -219,7 +207,7 @@ def stop_servers(root: Path) -> None:
                 os.kill(found["pid"], found["signal"])
             except ProcessLookupError:
                 continue
-            wait_until(lambda pid=found["pid"]: not _alive(pid), what=f"the end of {state.stem}", seconds=20)
+            wait_until(lambda pid=found["pid"]: not _alive(pid), what=f"the end of {state.stem}")
     shutil.rmtree(root, ignore_errors=True)
 
 

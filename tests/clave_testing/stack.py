@@ -12,6 +12,7 @@ import httpx
 from clave.stack import lifecycle
 from clave.stack.layout import Layout
 
+from clave_testing.patience import PATIENCE_S
 from clave_testing.servers import session_root, started_once
 
 _UP_S_MAX = 240
@@ -48,7 +49,7 @@ class Stack:
 
     def client(self) -> httpx.Client:
         """The admin at the edge; refusals are answers."""
-        return httpx.Client(base_url=self.url, headers=self.headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=PATIENCE_S)
 
     def clave(self, *arguments: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run the command line against this stack."""
@@ -119,7 +120,7 @@ def shared_stack() -> Stack:
         try:
             start_stack(data_dir)
         except BaseException:
-            subprocess.run(stop_command(data_dir), check=False, capture_output=True, timeout=60)
+            subprocess.run(stop_command(data_dir), check=False, capture_output=True, timeout=PATIENCE_S)
             raise
         return {"data_dir": str(data_dir), "stop": stop_command(data_dir)}
 

@@ -9,7 +9,7 @@ from clave.stack import postgres
 from clave.stack.layout import Layout
 from clave.stack.secrets import read_passwords
 
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.stack import Stack
 
 
@@ -42,7 +42,7 @@ def make_rival(stack: Stack) -> Rival:
     """
     name = f"rival-{uuid4().hex[:8]}"
     keys = f"{stack.url}/api/gateway/v1/keys"
-    made = httpx.post(keys, json={"name": name, "role": "viewer"}, headers=stack.headers, timeout=20)
+    made = httpx.post(keys, json={"name": name, "role": "viewer"}, headers=stack.headers, timeout=PATIENCE_S)
     assert made.status_code == 201, made.text
     new = made.json()
     layout = Layout.at(stack.data_dir)
@@ -55,18 +55,18 @@ def make_rival(stack: Stack) -> Rival:
                 (name, new["principal"]),
             )
         connection.execute("update gateway.bindings set role = 'admin' where subject = %s", (new["principal"],))
-    httpx.post(keys, json={"name": f"after-{name}", "role": "viewer"}, headers=stack.headers, timeout=20)
+    httpx.post(keys, json={"name": f"after-{name}", "role": "viewer"}, headers=stack.headers, timeout=PATIENCE_S)
     rival = Rival(tenant=name, principal=new["principal"], key=new["key"])
 
     def is_moved() -> bool:
         answers = [
-            httpx.get(f"{stack.url}/api/gateway/v1/whoami", headers=rival.headers, timeout=10),
+            httpx.get(f"{stack.url}/api/gateway/v1/whoami", headers=rival.headers, timeout=PATIENCE_S),
             # no viewer may ask this: the registry has heard of the new role as well
-            httpx.get(f"{stack.url}/api/registry/v1/webhooks", headers=rival.headers, timeout=10),
+            httpx.get(f"{stack.url}/api/registry/v1/webhooks", headers=rival.headers, timeout=PATIENCE_S),
         ]
         return all(answer.status_code == 200 for answer in answers) and answers[0].json()["tenant"] == name
 
-    wait_until(is_moved, what="the rival's tenant", seconds=15)
+    wait_until(is_moved, what="the rival's tenant")
     return rival
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from clave_testing.servers import session_root, wait_until
+from clave_testing.patience import BUSY_S, PATIENCE_S, wait_until
+from clave_testing.servers import session_root
 from clave_testing.stack import CLAVE, Stack, read_stack, stop_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -48,13 +49,15 @@ def stack(loop) -> Stack:
 
 
 def get(stack: Stack, path: str, **params) -> dict:
-    answer = httpx.get(stack.url + path, headers=stack.headers, params=params, timeout=30)
+    answer = httpx.get(stack.url + path, headers=stack.headers, params=params, timeout=PATIENCE_S)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def predict(stack: Stack) -> dict:
-    answer = httpx.post(f"{stack.url}/v2/models/churn/infer", json=FIRST_CUSTOMER, headers=stack.headers, timeout=30)
+    answer = httpx.post(
+        f"{stack.url}/v2/models/churn/infer", json=FIRST_CUSTOMER, headers=stack.headers, timeout=PATIENCE_S
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -111,12 +114,14 @@ def test_a_revoked_key_stops_working(stack):
     headers = {"authorization": f"Bearer {new['key']}"}
 
     def status() -> int:
-        answer = httpx.post(f"{stack.url}/v2/models/churn/infer", json=FIRST_CUSTOMER, headers=headers, timeout=10)
+        answer = httpx.post(
+            f"{stack.url}/v2/models/churn/infer", json=FIRST_CUSTOMER, headers=headers, timeout=PATIENCE_S
+        )
         return answer.status_code
 
-    wait_until(lambda: status() == 200, what="the new key to work", seconds=5)
+    wait_until(lambda: status() == 200, what="the new key to work")
     stack.clave("keys", "revoke", new["id"])
-    wait_until(lambda: status() == 401, what="the revoked key to be refused", seconds=4)
+    wait_until(lambda: status() == 401, what="the revoked key to be refused", seconds=BUSY_S)
 
 
 def test_a_worker_killed_in_the_middle_of_training_does_not_lose_the_run(stack):
@@ -124,14 +129,14 @@ def test_a_worker_killed_in_the_middle_of_training_does_not_lose_the_run(stack):
         f"{stack.url}/api/trainer/v1/pipelines/churn/runs",
         headers=stack.headers,
         json={"reason": "kill test", "roll_out": False, "params": {"train": {"rounds": 4000, "early_stopping": 0}}},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     if started.status_code == 422:
         started = httpx.post(
             f"{stack.url}/api/trainer/v1/pipelines/churn/runs",
             headers=stack.headers,
             json={"reason": "kill test", "roll_out": False, "params": {"rounds": 4000}},
-            timeout=30,
+            timeout=PATIENCE_S,
         )
     assert started.status_code < 300, started.text
     run_id = started.json()["id"]
@@ -140,7 +145,7 @@ def test_a_worker_killed_in_the_middle_of_training_does_not_lose_the_run(stack):
         run = get(stack, f"/api/trainer/v1/runs/{run_id}")
         return next(step for step in run["steps"] if step["name"] == name)
 
-    wait_until(lambda: step("train")["state"] == "running", what="training to begin", seconds=60)
+    wait_until(lambda: step("train")["state"] == "running", what="training to begin")
     worker = next(
         process
         for process in psutil.process_iter(["cmdline", "environ"])
@@ -175,7 +180,7 @@ def test_up_after_a_hard_kill_of_everything_loses_nothing(loop, stack):
     for process in leftovers(loop[0]):
         with contextlib.suppress(psutil.NoSuchProcess):  # some die of their parent's death
             process.send_signal(signal.SIGKILL)
-    wait_until(lambda: leftovers(loop[0]) == [], what="the end of every process", seconds=20)
+    wait_until(lambda: leftovers(loop[0]) == [], what="the end of every process")
     stack.clave("up", "--detach")
     assert kept(read_stack(loop[0])) == before
 

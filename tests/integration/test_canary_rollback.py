@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.served_models import API, ROW, serve_model, upload, version_request
-from clave_testing.servers import wait_until
 from clave_testing.stack import Stack
 from onnx import TensorProto, helper
 
@@ -47,7 +47,7 @@ def row(tenure: float) -> dict[str, Any]:
 def test_a_canary_that_fails_goes_back_by_itself(stack: Stack) -> None:
     name = f"forgetful-{uuid4().hex[:8]}"
     serve_model(stack, name)
-    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.url, headers=stack.headers, timeout=PATIENCE_S) as client:
         artifact = upload(client, "model.onnx", forgetful_model())
         assert client.post(f"{API}/models/{name}/versions", json=version_request([artifact])).status_code == 201
         started = client.post(f"{API}/endpoints/{name}/rollouts", json={"version": 2, "plan": PLAN})
@@ -66,7 +66,7 @@ def test_a_canary_that_fails_goes_back_by_itself(stack: Stack) -> None:
         assert "error_rate" in found["outcome"]
         assert set(seen) == {200, 400}
         endpoint = f"{API}/endpoints/{name}"
-        wait_until(lambda: client.get(endpoint).json()["in_sync"], what="inference to follow", seconds=30)
+        wait_until(lambda: client.get(endpoint).json()["in_sync"], what="inference to follow")
         assert client.get(endpoint).json()["live_version"] == 1
         assert {client.post(f"/v2/models/{name}/infer", json=row(KNOWN + 1.0)).status_code for _ in range(9)} == {200}
     assert "error_rate" in stack.clave("rollout", "list", name, "--output", "json").stdout

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from clave_testing.patience import PATIENCE_S
 from clave_testing.served_models import ROW, serve_model
 from clave_testing.stack import Stack
 
@@ -56,10 +57,10 @@ def application(stack: Stack) -> Iterator[Application]:
     name = f"clients-{uuid4().hex[:8]}"
     serve_model(stack, name)
     body = {"name": name, "role": "scoring-app"}
-    made = httpx.post(f"{stack.url}/api/gateway/v1/keys", json=body, headers=stack.headers, timeout=20)
+    made = httpx.post(f"{stack.url}/api/gateway/v1/keys", json=body, headers=stack.headers, timeout=PATIENCE_S)
     assert made.status_code == 201, made.text
     yield Application(made.json()["key"], name)
-    httpx.delete(f"{stack.url}/api/gateway/v1/keys/{made.json()['id']}", headers=stack.headers, timeout=20)
+    httpx.delete(f"{stack.url}/api/gateway/v1/keys/{made.json()['id']}", headers=stack.headers, timeout=PATIENCE_S)
 
 
 def test_tritons_clients_authenticate_by_header_and_metadata(stack: Stack, application: Application) -> None:
@@ -67,7 +68,7 @@ def test_tritons_clients_authenticate_by_header_and_metadata(stack: Stack, appli
         [sys.executable, "-c", TRITON, urlsplit(stack.url).netloc, application.model, application.key],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import xgboost
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
+from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.served_models import API as REGISTRY
 from clave_testing.served_models import onnx_model, upload, version_request
-from clave_testing.servers import wait_until
 from clave_testing.stack import Stack, done
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -64,7 +64,7 @@ def served(client: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> tu
     done(client.post(f"{REGISTRY}/models/{word}/versions", json=version))
     endpoint = {"name": word, "model": word, "version": 1, "namespace": "Development", "feature_service": word}
     done(client.post(f"{REGISTRY}/endpoints", json=endpoint))
-    wait_until(lambda: ask(client, word).status_code == 200, what="an answer from stored features", seconds=30)
+    wait_until(lambda: ask(client, word).status_code == 200, what="an answer from stored features")
     return word, booster
 
 
@@ -113,7 +113,7 @@ def read(stack: Stack, base: str, name: str, **headers: str) -> httpx.Response:
         f"{base}{FEATURES}/online/read",
         json={"feature_service": name, "entities": {f"id{name}": [1]}},
         headers={**stack.headers, **named},
-        timeout=20,
+        timeout=PATIENCE_S,
     )
 
 
@@ -153,7 +153,7 @@ def test_the_same_holds_over_grpc(stack: Stack, served: tuple[str, xgboost.Boost
                 for key, value in {"entities": f'{{"id{name}": [1]}}', **parameters}.items():
                     asked.parameters[key].string_param = value
                 metadata = [("authorization", stack.headers["authorization"]), ("x-clave-purpose", "churn-prevention")]
-                return call(asked.SerializeToString(), metadata=metadata, timeout=20)
+                return call(asked.SerializeToString(), metadata=metadata, timeout=PATIENCE_S)
 
             assert "features_withheld" not in infer(purpose="churn-prevention").parameters
             with pytest.raises(grpc.RpcError) as refused:

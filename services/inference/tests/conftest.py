@@ -49,6 +49,7 @@ from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.storage.artifact_cache import ArtifactCache
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool
+from clave_testing.patience import PATIENCE_S
 from fastapi import FastAPI
 from onnx import TensorProto, helper
 
@@ -337,7 +338,7 @@ class RunningServer:
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     model = staticmethod(linear_model)
 
@@ -357,10 +358,10 @@ class RunningServer:
             return await result if asyncio.iscoroutine(result) else result
 
         assert self.loop is not None
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_S)
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
     """Poll a condition until it holds."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()

@@ -13,7 +13,7 @@ import grpc
 import psutil
 from clave.stack import edge
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -119,7 +119,7 @@ class Running:
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "clave.stack.edge_process", self.file, folder]
             self.process = subprocess.Popen(command, stderr=log)
-        wait_until(self.accepts, what="the edge's port", seconds=30)
+        wait_until(self.accepts, what="the edge's port")
 
     def accepts(self) -> bool:
         try:
@@ -133,4 +133,4 @@ class Running:
 
     def end(self):
         self.process.terminate()
-        assert self.process.wait(15) == 0
+        assert self.process.wait(PATIENCE_S) == 0

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from clave.stack import edge_process
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from edge_bench import METHOD, Running, serve_grpc, serve_upstream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -40,7 +40,9 @@ def infer(running, message=None, *, mode="ok", compression=None):
             response_deserializer=pb.ModelInferResponse.FromString,
         )
         asked = message or pb.ModelInferRequest(model_name="m")
-        return call(asked, metadata=(("mode", mode), ("x-clave-edge", "forged")), timeout=10, compression=compression)
+        return call(
+            asked, metadata=(("mode", mode), ("x-clave-edge", "forged")), timeout=PATIENCE_S, compression=compression
+        )
 
 
 def refusal(running, *arguments, **named):
@@ -66,7 +68,7 @@ class TestBridge:
             live = channel.unary_unary(
                 "/inference.GRPCInferenceService/ServerLive", response_deserializer=pb.ServerLiveResponse.FromString
             )
-            assert live(b"", timeout=10).live
+            assert live(b"", timeout=PATIENCE_S).live
 
     def test_a_message_of_five_megabytes_passes_and_one_above_the_limit_is_resource_exhausted(self, running):
         assert infer(running, pb.ModelInferRequest(raw_input_contents=[b"x" * 5_000_000])).id == "bridged"
@@ -142,7 +144,7 @@ def test_a_failure_between_edge_and_service_is_logged_with_its_reason_and_nothin
     assert httpx.post(f"{url}/v2/models/m/infer", headers={"mode": "text"}).status_code == 503  # the service's own
     secret = {"authorization": "Bearer clave_secret", "mode": "break"}
     broken = httpx.post(f"{url}/v2/models/m/infer?word=1", headers=secret, content=b"values").json()["request_id"]
-    wait_until(lambda: broken in running.log.read_text(), what="the line of the failure", seconds=20)
+    wait_until(lambda: broken in running.log.read_text(), what="the line of the failure")
     text = running.log.read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     line = next(line for line in lines if line["request_id"] == broken)
@@ -185,7 +187,7 @@ class Load:
             thread.join()
 
     def read(self):
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S) as client:
             while not self.stop.is_set():
                 self.count(lambda: client.get("/v2", headers={"work-s": "0.05"}).raise_for_status())
 
@@ -193,7 +195,7 @@ class Load:
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = channel.unary_unary(METHOD)
             while not self.stop.is_set():
-                self.count(lambda: call(b"", timeout=20))
+                self.count(lambda: call(b"", timeout=PATIENCE_S))
 
     def count(self, ask):
         try:
@@ -207,9 +209,9 @@ def test_a_hot_restart_under_load_fails_no_request(running):
     with Load(running.port) as load:
         (before,) = running.envoys()
         os.kill(running.process.pid, signal.SIGHUP)
-        wait_until(lambda: before not in running.envoys(), what="the old Envoy to end", seconds=40)
+        wait_until(lambda: before not in running.envoys(), what="the old Envoy to end")
         at_end = load.answered
-        wait_until(lambda: load.answered > at_end + 20, what="answers of the new Envoy", seconds=20)
+        wait_until(lambda: load.answered > at_end + 20, what="answers of the new Envoy")
     assert load.failures == []
     assert load.answered > 100
 

@@ -14,7 +14,8 @@ from clave.stack import edge_process, lifecycle
 from clave.stack.certificates import ensure_certificate
 from clave.stack.layout import Layout
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.servers import session_root, wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.servers import session_root
 from edge_bench import METHOD, Running, serve_grpc, serve_upstream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -45,7 +46,9 @@ def test_rest_and_grpc_pass_over_tls_and_mutual_tls(secured):
     assert httpx.get(f"https://127.0.0.1:{running.port}/v2", verify=trust).status_code == 200
     credentials = grpc.ssl_channel_credentials(root_certificates=public.authority.read_bytes())
     with grpc.secure_channel(f"localhost:{running.port}", credentials) as channel:
-        answer = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)(b"", timeout=10)
+        answer = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)(
+            b"", timeout=PATIENCE_S
+        )
     assert answer.id == "bridged"
 
 
@@ -113,9 +116,9 @@ def test_services_behind_mutual_tls_hear_the_edge_and_each_other_and_nobody_else
         known = json.loads(layout.connection.read_text())
         trust = ssl.create_default_context(cafile=known["ca_file"])
         admin = {"authorization": f"Bearer {layout.admin_key.read_text().strip()}"}
-        with httpx.Client(base_url=known["url"], headers=admin, verify=trust, timeout=20) as client:
+        with httpx.Client(base_url=known["url"], headers=admin, verify=trust, timeout=PATIENCE_S) as client:
             for path in ("/api/gateway/v1/whoami", "/api/registry/v1/models"):
-                wait_until(lambda path=path: client.get(path).status_code == 200, what=path, seconds=30)
+                wait_until(lambda path=path: client.get(path).status_code == 200, what=path)
         for service in known["services"].values():
             with pytest.raises(httpx.TransportError):  # no certificate
                 httpx.get(service["http"] + "/v2/health/ready", verify=False)

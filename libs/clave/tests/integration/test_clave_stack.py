@@ -8,17 +8,16 @@ import json
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
 from clave.failures import EnvironmentFailure, StartFailed
 from clave.stack import health, lifecycle, postgres, processes
 from clave.stack.layout import Layout
+from clave_testing.patience import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("clave-stack"), pytest.mark.timeout(600)]
 SERVICES = ("gateway",)
-_PATIENCE_S = 90
 
 
 def up(
@@ -31,13 +30,6 @@ def up(
 
 def pids(layout: Layout) -> dict[str, int]:
     return {process.program: process.pid for process in processes.find_processes(layout.stack_id)}
-
-
-def wait_until(condition, what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {_PATIENCE_S} s for {what}"
-        time.sleep(0.2)
 
 
 def is_healthy(layout: Layout) -> bool:
@@ -121,8 +113,8 @@ def test_the_databases_are_on_private_sockets_only(layout):
 def test_a_killed_process_comes_back_and_the_stack_is_healthy_again(layout, victim):
     before = pids(layout)[victim]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: pids(layout).get(victim, before) != before, f"another {victim}")
-    wait_until(lambda: is_healthy(layout), "the stack to be healthy")
+    wait_until(lambda: pids(layout).get(victim, before) != before, what=f"another {victim}")
+    wait_until(lambda: is_healthy(layout), what="the stack to be healthy")
 
 
 def test_up_after_a_hard_kill_of_everything_loses_nothing(layout):
@@ -132,7 +124,7 @@ def test_up_after_a_hard_kill_of_everything_loses_nothing(layout):
     ports = (layout.run / "ports.json").read_text()
     for process in processes.find_processes(layout.stack_id):
         os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: not pids(layout), "the end of every process")
+    wait_until(lambda: not pids(layout), what="the end of every process")
     started, _ = up(layout)
     assert not started.already_running
     assert "before the kill" in rows(layout)

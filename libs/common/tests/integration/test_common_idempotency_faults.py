@@ -9,6 +9,7 @@ from clave_common.database import Database, database_unavailable
 from clave_common.errors import Unavailable
 from clave_common.idempotency import RUNNING_S_MAX, OutcomeUnknown, answer_once
 from clave_testing.bare_databases import bare_database
+from clave_testing.patience import PATIENCE_S
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,7 +52,7 @@ async def statuses(database):
 
 
 async def until_stored(database, expected):
-    deadline = asyncio.get_running_loop().time() + 15
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while (found := await statuses(database)) != expected:
         assert asyncio.get_running_loop().time() < deadline, found
         await asyncio.sleep(0.02)

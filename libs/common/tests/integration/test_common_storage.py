@@ -17,6 +17,7 @@ from clave_common.statements import TELLING, told
 from clave_common.streams import StreamConsumer
 from clave_contracts.events import AuditEntry, Event
 from clave_testing.bare_databases import bare_database
+from clave_testing.patience import PATIENCE_S
 from clave_testing.servers import superuser_url
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
@@ -115,7 +116,7 @@ async def test_a_consumer_gets_each_event_and_what_a_dead_one_left(database, red
     task = asyncio.create_task(alive.run(handle, Background(), "events"))
     await asyncio.wait_for(done.wait(), 5)
     task.cancel()
-    await asyncio.wait([task], timeout=10)
+    await asyncio.wait([task], timeout=PATIENCE_S)
     assert task.cancelled()
     assert sorted(seen) == [0, 1, 2, 3, 4]
     await redis.aclose()
@@ -135,7 +136,7 @@ async def test_a_consumer_ends_although_its_handler_swallowed_the_cancellation(r
     task = asyncio.create_task(consumer.run(stubborn, Background(), "events"))
     await asyncio.wait_for(began.wait(), 5)
     task.cancel()
-    await asyncio.wait([task], timeout=10)
+    await asyncio.wait([task], timeout=PATIENCE_S)
     assert task.cancelled()
     await redis.aclose()
 

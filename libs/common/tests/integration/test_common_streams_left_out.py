@@ -8,6 +8,7 @@ from clave_common.background import Background
 from clave_common.errors import InvalidArgument
 from clave_common.redis_client import connect_redis
 from clave_common.streams import Entry, StreamConsumer
+from clave_testing.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +30,7 @@ async def test_an_entry_that_cannot_be_stored_is_left_out_and_the_others_are_han
 
     consumer = StreamConsumer(redis, streams=["s"], group="g", consumer="c", block_ms=50)
     running = asyncio.create_task(consumer.run(store, Background(), "loop"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await done.wait()
         while (await redis.xpending("s", "g"))["pending"]:  # noqa: ASYNC110 - Redis tells nobody
             await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from clave_common import watched_connection
 from clave_common.watched_connection import WatchedConnection
+from clave_testing.patience import PATIENCE_S
 from psycopg.conninfo import conninfo_to_dict
 
 pytestmark = pytest.mark.integration
@@ -64,7 +65,7 @@ async def test_a_server_that_hangs_is_given_up(between: tuple[Between, str], mon
     relay, url = between
     connection = await WatchedConnection.connect(url, autocommit=True)
     relay.passing.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(psycopg.OperationalError):
             await connection.execute("select 1")
     assert connection.closed

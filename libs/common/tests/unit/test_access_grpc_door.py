@@ -20,6 +20,7 @@ from clave_common.access.routes import UngovernedRoute
 from clave_common.access.verification import Presented
 from clave_common.errors import Unauthenticated, Unavailable
 from clave_common.grpc_status import retry_status
+from clave_testing.patience import PATIENCE_S
 
 DECLARED = {
     "/t.T/Open": OPEN_METHOD,
@@ -83,7 +84,7 @@ async def door() -> AsyncIterator[tuple[Point, Callable[..., Any]]]:
 
     async def call(method: str, message: bytes, *metadata: tuple[str, str]) -> bytes:
         rpc = channel.unary_unary(f"/t.T/{method}")
-        answer: bytes = await asyncio.to_thread(rpc, message, metadata=metadata, timeout=10)
+        answer: bytes = await asyncio.to_thread(rpc, message, metadata=metadata, timeout=PATIENCE_S)
         return answer
 
     yield point, call

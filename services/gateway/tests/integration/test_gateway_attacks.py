@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from clave_common.access.service_tokens import ServiceTokenMinter
-from clave_testing.servers import BUSY_S
+from clave_testing.patience import BUSY_S, PATIENCE_S
 from clave_testing.stack import Stack
 
 pytestmark = pytest.mark.stack
@@ -27,7 +27,7 @@ PARAMETER = re.compile(r"\{[^}]+\}")
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -297,7 +297,7 @@ RAW = {
 def test_ambiguous_requests_are_never_answered_with_success(stack: Stack, name: str) -> None:
     for host, port in listeners(stack):
         request = RAW[name] % (f"{API}/keys".encode(), f"{host}:{port}".encode())
-        with socket.create_connection((host, port), timeout=5) as connection:
+        with socket.create_connection((host, port), timeout=PATIENCE_S) as connection:
             connection.settimeout(3)
             connection.sendall(request)
             try:

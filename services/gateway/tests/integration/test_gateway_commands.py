@@ -1,8 +1,7 @@
 """Policies changed by two people, and the audit log proven, by commands against a live gateway."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -14,7 +13,8 @@ from clave_gateway.domain.checkpoints import Checkpoint, sign_checkpoint
 from clave_gateway.domain.merkle import leaf_hash
 from clave_gateway.signing import GatewaySigner
 from clave_testing.live_gateway import LiveGateway, live_gateway
-from clave_testing.servers import BUSY_S, new_database, new_redis, superuser_url
+from clave_testing.patience import eventually
+from clave_testing.servers import new_database, new_redis, superuser_url
 
 pytestmark = pytest.mark.integration
 
@@ -29,13 +29,6 @@ async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveGa
         folder, database=new_database("gateway"), redis_url=new_redis(), secrets=secrets
     ) as running:
         yield running
-
-
-async def eventually(condition: Callable[[], Any], *, what: str) -> None:
-    deadline = asyncio.get_running_loop().time() + BUSY_S
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen"
-        await asyncio.sleep(0.02)
 
 
 async def person(live: LiveGateway, name: str) -> str:
@@ -63,7 +56,7 @@ async def two_administrators(live: LiveGateway) -> tuple[str, str]:
     accepted = {"accept_differences": len(plan["differences"])}
     assert (await live.send("POST", f"/policies/{version}/activate", accepted)).status_code == 200
     for key in (pia, quinn):
-        await live.answers(200, "/policies", key=key, seconds=BUSY_S)
+        await live.answers(200, "/policies", key=key)
     return pia, quinn
 
 

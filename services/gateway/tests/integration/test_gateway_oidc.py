@@ -14,6 +14,7 @@ import pytest
 from clave_common.settings import PeerSettings
 from clave_testing.inner_gateway import InnerGateway, inner_gateway
 from clave_testing.issuer import AUDIENCE, Issuer, serving_issuer
+from clave_testing.patience import PATIENCE_S
 from joserfc.jwk import RSAKey
 
 pytestmark = pytest.mark.integration
@@ -48,7 +49,7 @@ async def test_a_signed_in_person_holds_the_roles_of_its_groups(
     assert (await gateway.get(f"{API}/whoami", headers=bearer(issuer.token()))).status_code == 403
     body = {"subject": "group:engineers", "role": "ml-engineer"}
     assert (await gateway.post(f"{API}/bindings", json=body, headers=running.admin)).status_code == 201
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while (  # noqa: ASYNC110 - it is polled
             answer := await gateway.get(f"{API}/whoami", headers=bearer(issuer.token()))
         ).status_code != 200:

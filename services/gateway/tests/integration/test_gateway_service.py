@@ -1,9 +1,8 @@
 """The gateway through its own door, on real Postgres and Valkey."""
 
-import asyncio
 import json
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from clave_common.access.service_tokens import ServiceTokenMinter
 from clave_common.migrations import migrate
 from clave_gateway.app import Settings, create_app
 from clave_gateway.storage.tables import metadata
-from clave_testing.servers import BUSY_S
+from clave_testing.patience import BUSY_S, eventually
 from redis import Redis
 
 pytestmark = pytest.mark.integration
@@ -37,13 +36,6 @@ class Running:
     def service(self, name: str, audience: str = "gateway") -> dict[str, str]:
         token = ServiceTokenMinter.from_file(name, self.secrets / f"{name}.pem").token(audience)
         return {"authorization": f"Bearer {token}"}
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], *, what: str, seconds: float = 10.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen"
-        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -100,7 +92,7 @@ async def test_a_key_works_at_once_and_is_refused_after_revocation(gateway: Runn
         listed = (await gateway.http.get(f"{API}/keys", headers=admin)).json()["keys"]
         return next(item for item in listed if item["id"] == key["id"])["last_used_at"] is not None
 
-    await eventually(use_is_known, what="when the key was last used", seconds=BUSY_S)
+    await eventually(use_is_known, what="when the key was last used")
     assert (await gateway.http.delete(f"{API}/keys/{key['id']}", headers=admin)).status_code == 204
 
     async def refused() -> bool:

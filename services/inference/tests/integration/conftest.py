@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from clave_testing.inference_peers import InferencePeers, RunningPeers, environment
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -55,7 +55,7 @@ class Service:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 BODY = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}]}
@@ -51,7 +51,9 @@ async def callers(service: Any, outcomes: Outcomes, *, keep_alive: bool, count: 
     async def caller() -> None:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1 if keep_alive else 0)
         headers = service.headers if keep_alive else {**service.headers, "connection": "close"}
-        async with httpx.AsyncClient(base_url=service.url, headers=headers, limits=limits, timeout=15) as client:
+        async with httpx.AsyncClient(
+            base_url=service.url, headers=headers, limits=limits, timeout=PATIENCE_S
+        ) as client:
             while not until():
                 await ask_once(client, outcomes)
 
@@ -66,7 +68,7 @@ def test_sigterm_answers_every_request_that_was_sent(service: Any, keep_alive: b
         task = asyncio.create_task(
             callers(service, outcomes, keep_alive=keep_alive, count=12, until=lambda: outcomes.ended)
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await once(lambda: len(outcomes.statuses) >= 100)
             service.process.send_signal(signal.SIGTERM)
             await task
@@ -74,7 +76,7 @@ def test_sigterm_answers_every_request_that_was_sent(service: Any, keep_alive: b
     asyncio.run(load())
     assert outcomes.lost == []
     assert set(outcomes.statuses) == {200}
-    assert service.process.wait(15) in {0, -signal.SIGTERM}
+    assert service.process.wait(PATIENCE_S) in {0, -signal.SIGTERM}
 
 
 # gRPC's own server cancels calls that arrive in the instant of its end: its clients need a retry policy.
@@ -94,7 +96,7 @@ def caller():
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         while not over.is_set():
             try:
-                infer(body, metadata=[("authorization", "Bearer " + key)], wait_for_ready=True, timeout=60)
+                infer(body, metadata=[("authorization", "Bearer " + key)], wait_for_ready=True, timeout=PATIENCE_S)
                 answered[0] += 1
             except grpc.RpcError as error:
                 failed.append(f"{error.code()} {error.details()}")
@@ -132,7 +134,7 @@ def test_a_rolling_restart_of_the_workers_loses_nothing(service: Any) -> None:
         ]
         service.process.send_signal(signal.SIGHUP)
         try:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(PATIENCE_S):
                 await once(lambda: len(workers_of(service) - before) == 2)
         finally:
             done = True
@@ -150,7 +152,7 @@ def test_a_rolling_restart_of_the_workers_loses_nothing(service: Any) -> None:
 
 def figures(service: Any) -> dict[str, float]:
     """Sum a scrape's samples by name, on a connection of its own: the kernel chooses who answers."""
-    with httpx.Client(base_url=service.url, timeout=10) as client:
+    with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client:
         lines = client.get("/metrics").text.splitlines()
     sums: dict[str, float] = {}
     for line in lines:
@@ -167,9 +169,14 @@ def test_any_worker_tells_the_figures_of_all_and_no_death_takes_them_back(servic
 
     def ask(times: int) -> None:
         for _ in range(times):  # a connection each, so that both workers answer
-            answer = httpx.post(f"{service.url}/v2/models/churn/infer", json=BODY, headers=service.headers, timeout=10)
+            answer = httpx.post(
+                f"{service.url}/v2/models/churn/infer", json=BODY, headers=service.headers, timeout=PATIENCE_S
+            )
             assert answer.status_code == 200, answer.text
-            assert httpx.get(f"{service.url}/v2/models/churn", headers=service.headers, timeout=10).status_code == 200
+            assert (
+                httpx.get(f"{service.url}/v2/models/churn", headers=service.headers, timeout=PATIENCE_S).status_code
+                == 200
+            )
 
     def settled(count: int) -> bool:
         """Whether scrape after scrape, of either worker, tells exactly so much."""
@@ -182,12 +189,12 @@ def test_any_worker_tells_the_figures_of_all_and_no_death_takes_them_back(servic
         )
 
     ask(30)
-    wait_until(lambda: settled(30), what="30 in every scrape", seconds=15)
+    wait_until(lambda: settled(30), what="30 in every scrape")
     before = workers_of(service)
     killed = min(before)
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: len(workers_of(service) - {killed}) == 2, what="a new worker", seconds=20)
-    wait_until(lambda: settled(30), what="the same 30 again", seconds=30)
+    wait_until(lambda: len(workers_of(service) - {killed}) == 2, what="a new worker")
+    wait_until(lambda: settled(30), what="the same 30 again")
     ask(10)
-    wait_until(lambda: settled(40), what="40 in every scrape", seconds=15)
+    wait_until(lambda: settled(40), what="40 in every scrape")
     assert workers_of(service) & before == before - {killed}

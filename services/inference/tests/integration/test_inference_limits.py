@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from clave_testing.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 SPEND_S = 1.2
@@ -64,7 +65,7 @@ def test_processes_together_keep_every_limit_and_leave_little_of_it(redis_url: s
         assert spender.stdin is not None
         spender.stdin.write("go\n")
         spender.stdin.flush()
-    outcomes = [json.loads(spender.communicate(timeout=30)[0].splitlines()[-1]) for spender in spenders]
+    outcomes = [json.loads(spender.communicate(timeout=PATIENCE_S)[0].splitlines()[-1]) for spender in spenders]
     took_s = max(ended for _, _, ended, _ in outcomes) - min(began for _, began, _, _ in outcomes)
     bounds = {name: burst + per_second * took_s for name, (per_second, burst) in RATES.items()}
     spent: dict[tuple[str, str], int] = {}

@@ -12,7 +12,7 @@ import pytest
 from clave_common.access.api_keys import new_api_key
 from clave_contracts.events import PREDICTION_STREAM, PredictionRecord
 from clave_contracts.prediction_batches import documents
-from clave_testing.servers import BUSY_S, wait_until
+from clave_testing.patience import BUSY_S, PATIENCE_S, wait_until
 from redis import Redis
 
 pytestmark = pytest.mark.integration
@@ -20,7 +20,9 @@ BODY = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data"
 
 
 def ask(service: Any, body: Any = BODY, **options: Any) -> httpx.Response:
-    return httpx.post(f"{service.url}/v2/models/churn/infer", json=body, headers=service.headers, timeout=10, **options)
+    return httpx.post(
+        f"{service.url}/v2/models/churn/infer", json=body, headers=service.headers, timeout=PATIENCE_S, **options
+    )
 
 
 def records(url: str) -> list[PredictionRecord]:
@@ -33,7 +35,7 @@ def test_a_prediction_is_governed_answered_and_recorded(service: Any, redis_url:
     answer = ask(service)
     assert answer.status_code == 200, answer.text
     prediction_id = answer.json()["parameters"]["prediction_id"]
-    wait_until(lambda: bool(records(redis_url)), what="a record on the stream", seconds=5)
+    wait_until(lambda: bool(records(redis_url)), what="a record on the stream")
     record = records(redis_url)[0]
     assert record.id == prediction_id
     assert record.principal == "app:scoring"
@@ -113,7 +115,7 @@ def test_tritons_clients_work_unmodified_and_agree(service: Any) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -134,7 +136,7 @@ def test_a_new_version_takes_over_and_back(service: Any, redis_url: str) -> None
     def arms() -> set[str]:
         return {ask(service).json()["parameters"]["arm"] for _ in range(20)}
 
-    wait_until(lambda: arms() == {"live", "canary"}, what="the canary taking traffic", seconds=10)
+    wait_until(lambda: arms() == {"live", "canary"}, what="the canary taking traffic")
     sticky = {
         ask(service, {**BODY, "parameters": {"routing_key": "customer-1"}}).json()["model_version"] for _ in range(10)
     }
@@ -154,11 +156,11 @@ def test_a_new_version_takes_over_and_back(service: Any, redis_url: str) -> None
     peers.want([first, second], [(2, "live", 1.0)])
     with Redis.from_url(redis_url) as redis:
         redis.xadd("clave.events.registry", {"id": "evt_1", "body": "{}"})
-    wait_until(lambda: ask(service).json()["model_version"] == "2", what="version 2 answering", seconds=BUSY_S)
+    wait_until(lambda: ask(service).json()["model_version"] == "2", what="version 2 answering")
     peers.want([first, second], [(1, "live", 1.0)])
-    wait_until(lambda: ask(service).json()["model_version"] == "1", what="version 1 answering again", seconds=BUSY_S)
+    wait_until(lambda: ask(service).json()["model_version"] == "1", what="version 1 answering again")
     stop.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not failures
 
 
@@ -173,7 +175,6 @@ def test_a_bad_version_takes_no_traffic(service: Any) -> None:
             version["state"] == "failed" for report in peers.observed.values() for version in report["versions"]
         ),
         what="the report of the bad version",
-        seconds=15,
     )
     assert {ask(service).json()["model_version"] for _ in range(20)} == {"1"}
     assert service.is_ready()
@@ -188,7 +189,7 @@ def test_a_revoked_key_stops(service: Any) -> None:
 def test_it_starts_and_serves_with_every_peer_away(service: Any, running_peers: Any) -> None:
     """Registry, gateway, feature service, Redis and OPA; it has no Postgres."""
     assert ask(service).status_code == 200
-    wait_until((service_data(service) / "access-snapshot.json").exists, what="the snapshot on disk", seconds=5)
+    wait_until((service_data(service) / "access-snapshot.json").exists, what="the snapshot on disk")
     running_peers.__exit__()
     assert ask(service).status_code == 200
     service.stop()
@@ -201,9 +202,7 @@ def test_it_starts_and_serves_with_every_peer_away(service: Any, running_peers: 
     assert (refused.status_code, refused.json()["code"]) == (503, "features_unavailable")
     stranger = {"authorization": f"Bearer {new_api_key().text}"}
     assert httpx.post(f"{service.url}/v2/models/churn/infer", json=BODY, headers=stranger).status_code == 401
-    wait_until(
-        lambda: (service_data(service) / "spool/predictions-0.log").stat().st_size > 0, what="the spool", seconds=5
-    )
+    wait_until(lambda: (service_data(service) / "spool/predictions-0.log").stat().st_size > 0, what="the spool")
 
 
 def service_data(service: Any) -> Any:
@@ -221,4 +220,4 @@ def test_spooled_predictions_follow_when_redis_is_back(service: Any, redis_url: 
     service.stop()
     service.variables["CLAVE_INFERENCE_REDIS_URL"] = right
     service.start()
-    wait_until(lambda: wanted <= {record.id for record in records(redis_url)}, what="the spooled records", seconds=10)
+    wait_until(lambda: wanted <= {record.id for record in records(redis_url)}, what="the spooled records")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from clave_inference.domain.errors import DeadlinePassed, Overloaded
 from clave_inference.runtime.batcher import Batcher
+from clave_testing.patience import PATIENCE_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def batcher(**changes: Any) -> Batcher:
 
 
 async def turn(requests: list[Request]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while any(not request.outcome for request in requests):
         assert time.monotonic() < deadline
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from clave_contracts.registry import Artifact
 from clave_inference.codecs import grpc_message
 from clave_inference.domain.errors import InvalidInferRequest
 from clave_inference.domain.trace import trace_of
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def body(rows: int = 1, **parameters: Any) -> dict[str, Any]:
 
 
 def ask(server: Any, content: Any, path: str = INFER, **headers: str) -> httpx.Response:
-    return httpx.post(server.url + path, json=content, headers={**HEADERS, **headers}, timeout=10)
+    return httpx.post(server.url + path, json=content, headers={**HEADERS, **headers}, timeout=PATIENCE_S)
 
 
 def with_trees(server: Any, folder: Path) -> xgboost.Booster:
@@ -71,7 +71,9 @@ def test_a_prediction_can_bring_its_explanation(server: Any, tmp_path: Path) -> 
     message.parameters["explain"].bool_param = True
     content = message.SerializeToString()
     url = f"{server.url}/inference.GRPCInferenceService/ModelInfer"
-    reply = pb.ModelInferResponse.FromString(httpx.post(url, content=content, headers=HEADERS, timeout=10).content)
+    reply = pb.ModelInferResponse.FromString(
+        httpx.post(url, content=content, headers=HEADERS, timeout=PATIENCE_S).content
+    )
     assert [output.name for output in reply.outputs] == list(outputs)
     assert np.frombuffer(reply.raw_output_contents[2]).tolist() == outputs["contributions"]["data"]
 
@@ -133,7 +135,7 @@ def test_a_slow_shadow_delays_nobody_and_is_logged_as_such(server: Any) -> None:
     assert {answer["parameters"]["arm"] for answer in answers} == {"live"}
     assert {record.arm for record in records(server)} == {"live"}
     release.set()
-    wait_until(lambda: not server.bench.predictions.in_flight, what="the shadow's copies", seconds=5)
+    wait_until(lambda: not server.bench.predictions.in_flight, what="the shadow's copies")
     copies = [record for record in records(server) if record.arm == "shadow"]
     # An id of its own: the monitor keeps one record an id, and the caller's stays the caller's.
     assert {copy.id for copy in copies} == {f"{answer['parameters']['prediction_id']}~2" for answer in answers}
@@ -154,7 +156,7 @@ def test_a_failing_or_overwhelmed_shadow_harms_nobody(server: Any) -> None:
     answers = [ask(server, body(30)) for _ in range(8)]  # 100 rows may wait
     assert {answer.status_code for answer in answers} == {200}
     release.set()
-    wait_until(lambda: not server.bench.predictions.in_flight, what="the shadow's copies", seconds=5)
+    wait_until(lambda: not server.bench.predictions.in_flight, what="the shadow's copies")
     copies = [record for record in records(server) if record.arm == "shadow"]
     assert len(copies) == 8
     assert {copy.error for copy in copies} == {"overloaded", "ValueError"}
@@ -195,7 +197,7 @@ def test_overload_is_shed_with_a_time_to_come_back(server: Any) -> None:
 
     async def burst() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=count)
-        async with httpx.AsyncClient(base_url=server.url, headers=HEADERS, limits=limits, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=server.url, headers=HEADERS, limits=limits, timeout=PATIENCE_S) as client:
             await asyncio.gather(*(client.get("/v2/health/live") for _ in range(count)))
             # The loop stands still for a while; requests pile up in their sockets.
             server.loop.call_soon_threadsafe(threading.Event().wait, 0.5)
@@ -241,7 +243,7 @@ BOMBS = {
 @pytest.mark.parametrize("what", sorted(BOMBS))
 def test_bombs_are_refused_and_the_server_goes_on(standing_server: Any, what: str) -> None:
     url = standing_server.url + INFER
-    answer = httpx.post(url, content=BOMBS[what].encode(), headers=HEADERS, timeout=10)
+    answer = httpx.post(url, content=BOMBS[what].encode(), headers=HEADERS, timeout=PATIENCE_S)
     assert answer.status_code in {400, 413}, answer.text[:200]
     document = answer.json()
     assert document["error"] == document["detail"]
@@ -286,7 +288,7 @@ def test_messages_of_too_many_parts_are_refused_before_they_are_parsed(what: str
 
 def test_a_bombs_refusal_over_grpc_leaves_the_server_alone(standing_server: Any) -> None:
     url = f"{standing_server.url}/inference.GRPCInferenceService/ModelInfer"
-    answer = httpx.post(url, content=MESSAGES["very many inputs"], headers=HEADERS, timeout=10)
+    answer = httpx.post(url, content=MESSAGES["very many inputs"], headers=HEADERS, timeout=PATIENCE_S)
     assert (answer.status_code, answer.headers["x-grpc-status"]) == (400, "3")
     assert ask(standing_server, body()).status_code == 200
 
@@ -298,7 +300,7 @@ def test_bytes_elements_end_where_the_shape_does(standing_server: Any, count: in
     head = json.dumps({"inputs": [tensor]}).encode()
     length = {"inference-header-content-length": str(len(head))}
     answer = httpx.post(
-        standing_server.url + INFER, content=head + bytes(800_000), headers={**HEADERS, **length}, timeout=10
+        standing_server.url + INFER, content=head + bytes(800_000), headers={**HEADERS, **length}, timeout=PATIENCE_S
     )
     assert answer.status_code == 400
     assert "BYTES elements" in answer.json()["error"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from clave_testing.patience import PATIENCE_S
 from structlog.testing import capture_logs
 
 HEADERS = {"authorization": "Bearer good"}
@@ -16,7 +17,7 @@ def ask(
 ) -> httpx.Response:
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [value] * 4}
     body = {"inputs": [tensor], **({"parameters": parameters} if parameters else {})}
-    return httpx.post(server.url + INFER, json=body, headers={**HEADERS, **(headers or {})}, timeout=10)
+    return httpx.post(server.url + INFER, json=body, headers={**HEADERS, **(headers or {})}, timeout=PATIENCE_S)
 
 
 def test_a_timeout_that_passes_while_waiting_is_told_and_not_computed(server: Any) -> None:

@@ -13,7 +13,7 @@ from clave_common.access.model import RateLimit
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_contracts.inference_grpc import reflection_pb2
 from clave_inference.rpc import ProtocolServer
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from google.protobuf import descriptor_pb2
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -129,12 +129,12 @@ def test_management_follows_policy_and_is_the_registrys(server: Any, channel: An
         f"{SERVICE}RepositoryModelLoad", pb.RepositoryModelLoadRequest.SerializeToString, lambda data: data
     )
     request = pb.RepositoryModelLoadRequest(model_name="churn")
-    error = refusal(lambda: load(request, metadata=KEY, timeout=5))
+    error = refusal(lambda: load(request, metadata=KEY, timeout=PATIENCE_S))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "registry" in error.details()
-    assert refusal(lambda: load(request, timeout=5)).code() is grpc.StatusCode.UNAUTHENTICATED
+    assert refusal(lambda: load(request, timeout=PATIENCE_S)).code() is grpc.StatusCode.UNAUTHENTICATED
     server.bench.point.allow = False
-    assert refusal(lambda: load(request, metadata=KEY, timeout=5)).code() is grpc.StatusCode.PERMISSION_DENIED
+    assert refusal(lambda: load(request, metadata=KEY, timeout=PATIENCE_S)).code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize("server", ["lane"], indirect=True)
@@ -151,7 +151,9 @@ def test_reflection_describes_the_protocol(server: Any, channel: Any, version: s
         {"file_containing_symbol": "inference.ModelInferRequest"},
         {"file_by_filename": "nowhere.proto"},
     ]
-    answers = list(ask(iter([reflection_pb2.ServerReflectionRequest(**question) for question in questions]), timeout=5))
+    answers = list(
+        ask(iter([reflection_pb2.ServerReflectionRequest(**question) for question in questions]), timeout=PATIENCE_S)
+    )
     listed = {service.name for service in answers[0].list_services_response.service}
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} < listed
     for answer in answers[1:3]:

@@ -19,7 +19,7 @@ from clave_inference.lane_plan import plan_key, timeout_in
 from clave_inference.runtime.loaded_version import RowShape
 from clave_inference.services.admissions import Credential
 from clave_inference.services.call import Call
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,7 +167,7 @@ def test_a_known_form_is_answered_as_an_unknown_one(server: Any) -> None:
 def test_deadlines_that_differ_share_a_remembered_head(server: Any) -> None:
     plans = server.server.config.http_protocol_class.plans
     body = asked().SerializeToString()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         answers = connection.makefile("rb")
 
         def status(*timeouts: str) -> str:

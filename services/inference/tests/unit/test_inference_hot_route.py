@@ -13,6 +13,7 @@ import pytest
 from clave_inference.hot_route import grpc_deadline
 from clave_inference.lane_plan import plan_key
 from clave_inference.services.admissions import Credential
+from clave_testing.patience import PATIENCE_S
 
 HEADERS = {"authorization": "Bearer good"}
 ROW = [0.1, 0.2, None, 0.4]
@@ -26,7 +27,7 @@ def request_body(rows: int = 1, **more: Any) -> dict[str, Any]:
 def ask(server: Any, body: Any, *, path: str = "/v2/models/churn/infer", **options: Any) -> httpx.Response:
     headers = {**HEADERS, **options.pop("headers", {})}
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(server.url + path, content=content, headers=headers, timeout=10, **options)
+    return httpx.post(server.url + path, content=content, headers=headers, timeout=PATIENCE_S, **options)
 
 
 def test_a_prediction_carries_id_version_arm_and_outputs(server: Any) -> None:
@@ -175,7 +176,7 @@ def test_compressed_bodies_are_read(server: Any) -> None:
 
 def raw(server: Any, data: bytes, *, answers: int) -> bytes:
     """Send bytes on one connection and read until so many answers came, or the end."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         connection.sendall(data)
         received = b""
         while received.count(b"HTTP/1.1 ") < answers or not complete(received):
@@ -215,7 +216,7 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
 def kept(server: Any, requests: list[bytes]) -> list[bytes]:
     """Send requests one after the other on one connection, each in one piece."""
     answers = []
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         for request in requests:
             connection.sendall(request)
             received = b""
@@ -268,7 +269,7 @@ def test_rows_of_many_callers_come_back_to_their_own(server: Any) -> None:
 def test_connection_close_and_http_1_0_close(server: Any) -> None:
     body = json.dumps(request_body()).encode()
     for data in (raw_request(body, b"connection: close"), raw_request(body, version=b"HTTP/1.0")):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
             connection.sendall(data)
             received = b""
             while part := connection.recv(65536):  # ends because the server closes
@@ -288,7 +289,7 @@ def test_chunked_and_split_bodies_are_read(server: Any) -> None:
     head = b"POST /v2/models/churn/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\n"
     chunked = head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     assert b"HTTP/1.1 200" in raw(server, chunked, answers=1)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         whole = raw_request(body)
         for at in range(0, len(whole), 50):
             connection.sendall(whole[at : at + 50])
@@ -298,7 +299,7 @@ def test_chunked_and_split_bodies_are_read(server: Any) -> None:
 def test_a_client_that_leaves_harms_nobody(server: Any) -> None:
     body = json.dumps(request_body()).encode()
     for _ in range(20):
-        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sendall(raw_request(body))
         connection.close()

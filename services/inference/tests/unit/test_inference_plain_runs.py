@@ -19,6 +19,7 @@ from clave_inference.codecs.rest_forms import RowForm, learn
 from clave_inference.lane import Lane, lane_for
 from clave_inference.runtime.loaded_version import RowShape
 from clave_inference.services.call import Call
+from clave_testing.patience import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,7 +104,7 @@ class Connections:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop go on until a condition holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110  the loop itself is what is waited for
             await asyncio.sleep(0)
 

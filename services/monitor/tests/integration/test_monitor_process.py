@@ -14,7 +14,8 @@ import pytest
 from clave_common.migrations import migrate
 from clave_contracts.events import PREDICTION_STREAM
 from clave_monitor.storage.tables import metadata
-from clave_testing.servers import superuser_url, wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.servers import superuser_url
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from redis import Redis
 
@@ -65,7 +66,7 @@ def started(environment, tmp_path):
     for process in processes:
         if process.poll() is None:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE_S)
 
 
 def send(redis_url, records):
@@ -99,7 +100,7 @@ def test_postgres_that_goes_away_costs_no_prediction(started, environment, redis
             send(redis_url, records[900:])
         finally:
             connection.execute(f'alter database "{name}" allow_connections true')
-    wait_until(lambda: stored(environment) == 1500, what="every prediction, once", seconds=30)
+    wait_until(lambda: stored(environment) == 1500, what="every prediction, once")
 
 
 def test_a_killed_monitor_loses_and_doubles_nothing(started, environment, redis_url, traffic):

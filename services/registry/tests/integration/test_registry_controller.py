@@ -1,13 +1,13 @@
 """The rollout controller: one leads, any may die, no step is taken twice."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from clave_common.background import Background
 from clave_common.migrations import drift
 from clave_registry.controller import RolloutController
 from clave_registry.storage.mlflow.tables import metadata
+from clave_testing.patience import eventually
 from registry_bench import API, Bench, register
 
 pytestmark = pytest.mark.integration
@@ -25,13 +25,6 @@ async def started_rollout(bench: Bench) -> str:
     )
     rollout_id: str = answer.json()["id"]
     return rollout_id
-
-
-async def eventually(condition: Callable[[], bool], *, seconds: float = 15) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def states(bench: Bench, rollout_id: str) -> list[str]:
@@ -75,14 +68,14 @@ class CountingController(RolloutController):
 async def test_one_controller_leads_and_another_takes_over_when_it_dies(bench: Bench) -> None:
     first, second = CountingController(bench), CountingController(bench)
     leading = asyncio.create_task(first.run(Background()))
-    await eventually(lambda: first.ticks > 2)
+    await eventually(lambda: first.ticks > 2, what="the first controller's ticks")
     waiting = asyncio.create_task(second.run(Background()))
     seen = first.ticks
-    await eventually(lambda: first.ticks > seen + 10)
+    await eventually(lambda: first.ticks > seen + 10, what="ten more ticks")
     assert second.ticks == 0
     leading.cancel()
     await asyncio.gather(leading, return_exceptions=True)
-    await eventually(lambda: second.ticks > 2)
+    await eventually(lambda: second.ticks > 2, what="the second controller's ticks")
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from clave_common.errors import Unavailable
 from clave_registry.storage import blobs, endpoints, models
+from clave_testing.patience import PATIENCE_S
 from clave_testing.servers import superuser_url
 from registry_bench import API, Bench, onnx_model, register, released, version_request
 
@@ -20,7 +21,7 @@ _WAITING = "select pid from pg_stat_activity where datname = current_database() 
 
 
 async def until_one_waits(url: str) -> int:
-    deadline = asyncio.get_running_loop().time() + 15
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
     async with await psycopg.AsyncConnection.connect(superuser_url(url), autocommit=True) as server:
         while asyncio.get_running_loop().time() < deadline:
             found = await (await server.execute(_WAITING)).fetchone()

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from clave_testing.patience import PATIENCE_S
 from registry_bench import API, Bench, onnx_model, register, version_request
 
 pytestmark = pytest.mark.integration
@@ -103,7 +104,7 @@ async def test_a_first_version_goes_live_and_a_second_through_canary(bench: Benc
 
 
 async def until_ended(bench: Bench, rollout_id: str) -> dict[str, Any]:
-    deadline = asyncio.get_running_loop().time() + 20
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while asyncio.get_running_loop().time() < deadline:
         await bench.wired.controller.tick()
         shown: dict[str, Any] = (await bench.call("user:vic", "GET", f"{API}/rollouts/{rollout_id}", expect=200)).json()

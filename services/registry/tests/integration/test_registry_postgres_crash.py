@@ -20,6 +20,7 @@ from clave_common.background import Background
 from clave_common.migrations import migrate
 from clave_registry.storage.mlflow.tables import metadata
 from clave_testing import servers
+from clave_testing.patience import PATIENCE_S, eventually
 from registry_bench import API, Bench, onnx_model, register, released, version_request
 
 pytestmark = pytest.mark.integration
@@ -61,7 +62,7 @@ async def crashed(url: str) -> None:
         with pytest.raises(psycopg.OperationalError):
             while True:
                 await server.execute("select 1")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(servers.superuser_url(url)):
@@ -70,18 +71,11 @@ async def crashed(url: str) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def eventually(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.02)
-
-
 def holds(items: list[tuple[str, int, bytes]], enough: int) -> bool:
     return len(items) >= enough
 
 
-async def insisted(call: Callable[[], Any], *, seconds: float = 20) -> httpx.Response:
+async def insisted(call: Callable[[], Any], *, seconds: float = PATIENCE_S) -> httpx.Response:
     """Repeat a call while it gets one of the two documented refusals: Postgres is away, the first call still runs."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -120,7 +114,7 @@ async def test_acknowledged_writes_survive_crashes_and_nothing_is_half_done(benc
     writers = [asyncio.create_task(write_until(over, bench, writer=n, done=done)) for n in range(WRITERS)]
     for _ in range(CRASHES):
         seen = len(done)
-        await eventually(partial(holds, done, seen + WRITERS))
+        await eventually(partial(holds, done, seen + WRITERS), what="a registration of each writer")
         await crashed(registry_url)
     over.set()
     await asyncio.gather(*writers)
@@ -145,7 +139,7 @@ async def test_a_rollout_goes_on_where_it_was_when_postgres_crashes_under_its_st
     rollout, crashes = f"{API}/rollouts/{answer.json()['id']}", 0
     background = Background(backoff_s_max=0.2)
     background.add("rollouts", lambda: bench.wired.controller.run(background))
-    async with background, asyncio.timeout(60):
+    async with background, asyncio.timeout(PATIENCE_S):
         while True:
             shown = (await insisted(partial(bench.call, "user:vic", "GET", rollout))).json()
             if shown["state"] == "promoted":

@@ -11,6 +11,7 @@ from clave_common.access.decision_point import LocalDecisionPoint
 from clave_common.access.engine import EmbeddedEngine
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.snapshot import Snapshot
+from clave_testing.patience import PATIENCE_S
 from registry_bench import API, Bench, policy_bundle, register, version_request
 from sqlalchemy import text
 
@@ -120,7 +121,7 @@ async def test_approval_is_refused_while_the_card_lacks_what_only_people_can_wri
 
 
 async def ticked(bench: Bench, rollout_id: str, *, until: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             await bench.wired.operations.rollouts.advance(rollout_id)
             answer = await bench.call("user:vic", "GET", f"{API}/rollouts/{rollout_id}", expect=200)

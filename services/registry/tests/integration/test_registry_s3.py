@@ -12,6 +12,7 @@ from clave_registry.mlflow.context import Context
 from clave_registry.mlflow.transfers import Door, Transfers
 from clave_registry.mlflow.values import Fields
 from clave_registry.services.uploads import Uploads
+from clave_testing.patience import PATIENCE_S
 from clave_testing.s3 import BUCKET, s3_environment
 from registry_bench import FAR_FUTURE, INSPECTOR, Bench
 
@@ -40,7 +41,7 @@ async def test_files_go_to_the_store_and_come_from_it_by_signed_urls(
     asked = Fields({"path": "/tmp/big.bin", "num_parts": 2})
     begun = await transfers.create(EVE, FOLDER, asked, Door("http://registry", "Bearer key"))
     parts = [b"a" * 6_000_000, b"tail"]
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         for credential, data in zip(begun["credentials"], parts, strict=True):
             assert credential["headers"] == {}
             assert (await client.put(credential["url"], content=data)).headers["etag"]

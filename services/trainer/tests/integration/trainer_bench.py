@@ -18,6 +18,7 @@ from clave_common.database import Database
 from clave_common.migrations import migrate_async
 from clave_common.redis_client import connect_redis
 from clave_contracts.trainer import PipelineSpec, Run
+from clave_testing.patience import PATIENCE_S
 from clave_trainer.app import create_app
 from clave_trainer.settings import TrainerSettings
 from clave_trainer.storage.tables import METADATA
@@ -137,7 +138,7 @@ class Bench:
                 for child in psutil.Process(worker.pid).children(recursive=True):
                     child.kill()
                 worker.kill()
-            worker.wait(20)
+            worker.wait(PATIENCE_S)
 
 
 def step(run: Run, name: str) -> Any:
