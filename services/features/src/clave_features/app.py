@@ -33,6 +33,7 @@ from clave_features.api.definitions import definitions_router
 from clave_features.api.feast import feast_router
 from clave_features.api.ingestion import ingestion_router
 from clave_features.api.online import online_router
+from clave_features.api.training_set_contents import training_set_contents_router
 from clave_features.api.training_sets import training_sets_router
 from clave_features.domain.errors import ScratchUnwritable
 from clave_features.runtime.engine import Engine
@@ -141,7 +142,8 @@ def build_app(
                 bytes_max=settings.upload_bytes_max,
             ),
             online_router(parts.reads, parts.catalogues),
-            training_sets_router(parts.training_sets, parts.catalogues, parts.database, parts.blobs),
+            training_sets_router(parts.training_sets, parts.catalogues, parts.database),
+            training_set_contents_router(parts.training_sets, parts.catalogues, parts.blobs),
             feast_router(parts.reads, parts.ingestion, parts.catalogues, scratch=parts.scratch),
         ],
         access=access,

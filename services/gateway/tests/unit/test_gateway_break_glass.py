@@ -31,7 +31,8 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     bundle = sample_bundle()
     held = Snapshot(1, NIGHT, {}, bundle)
-    install_access(app, Access(LocalDecisionPoint(engine(bundle), lambda: held, now=lambda: NIGHT)))
+    access = Access(LocalDecisionPoint(engine(bundle), lambda: held, now=lambda: NIGHT))
+    install_access(app, access)
     install_problem_handlers(app)
 
     @app.delete("/deployment")
@@ -42,7 +43,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     ) -> str:
         return "deleted"
 
-    door = AccessMiddleware(app, verifier=Signed(), service="test")
+    door = AccessMiddleware(app, verifier=Signed(), service="test", access=access)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=door), base_url="http://x") as client:
         yield client
 

@@ -132,13 +132,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         engine=OutageEngine(engine) if settings.peers.opa_url else engine,
     )
     cache = ArtifactCache(settings.data_dir / "artifacts" / f"worker-{worker}")
-    deployment = Deployment(
-        registry=RegistryOverHttp(
-            RegistryClient(peer_client(kit.minter, target="registry", url=settings.peers.registry_url))
-        ),
-        cache=cache,
-        instance=f"{socket.gethostname()}-{settings.http_port}-{worker}",
-    )
+    deployment = _deployment(settings, kit, cache, worker)
     executor = ThreadPoolExecutor(1, thread_name_prefix="model")
     batcher = Batcher(
         rows_per_run_max=settings.rows_per_run_max,
@@ -147,23 +141,8 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         executor=executor,
         on_batch=metrics.batches.add,
     )
-    log = PredictionLog(
-        stream=PredictionStream(redis, entries_max=settings.stream_entries_max),
-        spool=Spool(settings.data_dir / "spool" / f"predictions-{worker}.log", bytes_max=settings.spool_bytes_max),
-        journal=Journal(settings.data_dir / "spool" / f"predictions-{worker}.journal"),
-        metrics=metrics,
-        flush_after_s=settings.log_flush_s,
-        buffered_max=settings.log_buffered_max,
-    )
-    admissions = Admissions(
-        verifier=kit.verifier,
-        access=kit.access,
-        ledger=RowLedger(redis, processes=settings.workers * settings.replicas),
-        table=lambda: deployment.table,
-        limits=SharedLimits(
-            settings.key_rows_per_minute, settings.model_rows_per_minute, settings.tenant_rows_per_minute
-        ),
-    )
+    log = _prediction_log(settings, redis, metrics, worker)
+    admissions = _admissions(settings, kit, redis, deployment)
     deployment.on_switch = admissions.forget
     explainer = Explainer(
         deployment=deployment,
@@ -217,6 +196,39 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         executor,
         RegistryWatch(deployment, redis=redis, poll_s=settings.poll_s),
         metrics,
+    )
+
+
+def _deployment(settings: Settings, kit: AccessKit, cache: ArtifactCache, worker: int) -> Deployment:
+    return Deployment(
+        registry=RegistryOverHttp(
+            RegistryClient(peer_client(kit.minter, target="registry", url=settings.peers.registry_url))
+        ),
+        cache=cache,
+        instance=f"{socket.gethostname()}-{settings.http_port}-{worker}",
+    )
+
+
+def _prediction_log(settings: Settings, redis: Redis, metrics: PredictionMetrics, worker: int) -> PredictionLog:
+    return PredictionLog(
+        stream=PredictionStream(redis, entries_max=settings.stream_entries_max),
+        spool=Spool(settings.data_dir / "spool" / f"predictions-{worker}.log", bytes_max=settings.spool_bytes_max),
+        journal=Journal(settings.data_dir / "spool" / f"predictions-{worker}.journal"),
+        metrics=metrics,
+        flush_after_s=settings.log_flush_s,
+        buffered_max=settings.log_buffered_max,
+    )
+
+
+def _admissions(settings: Settings, kit: AccessKit, redis: Redis, deployment: Deployment) -> Admissions:
+    return Admissions(
+        verifier=kit.verifier,
+        access=kit.access,
+        ledger=RowLedger(redis, processes=settings.workers * settings.replicas),
+        table=lambda: deployment.table,
+        limits=SharedLimits(
+            settings.key_rows_per_minute, settings.model_rows_per_minute, settings.tenant_rows_per_minute
+        ),
     )
 
 

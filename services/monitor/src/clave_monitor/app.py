@@ -29,6 +29,7 @@ from redis.asyncio import Redis
 
 from clave_monitor.api.governing import governing_routes
 from clave_monitor.api.operations import Operations
+from clave_monitor.api.outcomes import outcome_routes
 from clave_monitor.api.reading import reading_routes
 from clave_monitor.consumer import PredictionConsumer, RunConsumer
 from clave_monitor.loops import LOOP_NAME as EVALUATION_LOOP
@@ -109,7 +110,7 @@ def wire(
         predictions=PredictionConsumer(ingestion, metrics, wake_up),
         runs=RunConsumer(database, now, wake_up),
         loop=EvaluationLoop(database, evaluation, metrics, wake_up, tick_s=settings.evaluation_tick_s),
-        routers=[reading_routes(operations), governing_routes(operations)],
+        routers=[outcome_routes(operations), reading_routes(operations), governing_routes(operations)],
     )
 
 

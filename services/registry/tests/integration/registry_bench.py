@@ -35,6 +35,8 @@ from sqlalchemy import text
 INSPECTOR = ModelInspector()
 FAR_FUTURE = 4_000_000_000.0
 API = "/api/registry/v1"
+RIVAL = "user:ria"
+"""Somebody of another tenant, with every right over models and holds."""
 
 
 def policy_bundle() -> PolicyBundle:
@@ -48,6 +50,9 @@ def policy_bundle() -> PolicyBundle:
         "user:cat": [{"role": "approver", **everywhere}],
         "user:col": [{"role": "compliance-officer", **everywhere}],
         "user:vic": [{"role": "viewer", **everywhere}],
+        RIVAL: [
+            {"role": role, "tenant": "rival", "namespaces": ["*"]} for role in ("ml-engineer", "compliance-officer")
+        ],
     }
     data["bindings"] = {**data["bindings"], **people}
     return PolicyBundle(modules=shipped.modules, data=data)
@@ -65,7 +70,7 @@ class WordOfMouth:
         return Caller(
             subject_id=subject,
             subject_type=kind,
-            tenant="*" if service else "default",
+            tenant="*" if service else "rival" if subject == RIVAL else "default",
             method="internal_jwt" if service else "api_key",
             expires_at=FAR_FUTURE,
             source_ip="127.0.0.1",

@@ -32,7 +32,9 @@ async def collect(url: str, folder: Path) -> None:
     store, clock = HalfwayStore(folder), FixedClock(datetime.now(UTC) + timedelta(days=8))
     uploads = Uploads(database, store, clock, size_max=1)
     retention = Retention(blobs_s=7 * 86_400, versions_s=7 * 86_400)
-    await Collection(database, store, clock, retention=retention, uploads=uploads).collect()
+    collection = Collection(database, store, clock, retention=retention, uploads=uploads)
+    await collection.end_links()
+    await collection.collect()
 
 
 asyncio.run(collect(sys.argv[1], Path(sys.argv[2])))

@@ -54,7 +54,7 @@ async def test_a_connection_that_dies_while_an_upload_is_recorded_leaves_no_row(
     data = b"uploaded twice"
     digest = hashlib.sha256(data).hexdigest()
     async with bench.database.transaction() as holder:
-        await blobs.note(holder, digest, len(data), at=datetime.now(UTC))
+        await blobs.note(holder, "default", digest, len(data), at=datetime.now(UTC))
         putting = asyncio.create_task(bench.call("user:ana", "PUT", f"{API}/blobs/{digest}", content=data))
         await until_one_waits(registry_url)
         answer = await putting

@@ -131,6 +131,7 @@ class DecisionService:
         tenant = caller.tenant if own or row is None else row.input["subject"]["properties"]["tenant"]
         resource = Resource("decision", f"decisions/{decision_id}", {"tenant": tenant})
         if row is None or not (await self._access.check(caller, action, resource)).allow:
+            await self._access.charge_refusal(caller)  # of a decision that is not kept too: the count tells no more
             raise NotFound(
                 f"No decision {decision_id} is kept that you may see. Allows are sampled; denials reach the log "
                 "within a second.",

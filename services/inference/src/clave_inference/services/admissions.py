@@ -49,6 +49,14 @@ class Enforcement(Protocol):
         """Decide, or raise Unavailable; the answer may be no."""
         ...
 
+    async def refused(self, caller: Caller, action: str, resource: Resource, decision: Decision) -> PermissionDenied:
+        """Charge a refusal and word it."""
+        ...
+
+    async def hold_back(self, caller: Caller) -> None:
+        """Refuse a caller that the policy refused too much."""
+        ...
+
 
 class Credential:
     """What a request carries to prove who asks; doors make one per connection, not per request.
@@ -158,15 +166,17 @@ class Admissions:
             Unauthenticated: No credential, or a wrong one.
             PermissionDenied: The policy says no.
             ModelUnknown: There is no such model (said only to callers who are known).
+            ResourceExhausted: The policy refused the caller too much before, whatever it asks for now.
         """
         caller = await self._caller(credential)
-        table = self._table().seen_by(caller.tenant)
-        endpoint = table.endpoint(model)
-        loaded = table.pinned(endpoint, version) if version else table.live(endpoint)
-        resource = predict_resource(endpoint, version, table.governance[(loaded.model, loaded.version)])
+        try:
+            endpoint, resource = self._asked_for(caller, model, version)
+        except ClaveError:
+            await self._access.hold_back(caller)  # which models there are is no more told than which one may be asked
+            raise
         decision = await self._access.check(caller, PREDICT, resource)
         if decision.allow is not True:
-            raise refused_by_policy(caller, resource, decision)
+            raise await self._access.refused(caller, PREDICT, resource, decision)
         now = self._now()
         life_s = _life_s(decision, caller)
         admission = Admission(
@@ -181,6 +191,12 @@ class Admissions:
                 self._admissions.clear()
             self._admissions[(credential.key, model, version)] = admission
         return admission
+
+    def _asked_for(self, caller: Caller, model: str, version: str | None) -> tuple[ServedEndpoint, Resource]:
+        table = self._table().seen_by(caller.tenant)
+        endpoint = table.endpoint(model)
+        loaded = table.pinned(endpoint, version) if version else table.live(endpoint)
+        return endpoint, predict_resource(endpoint, version, table.governance[(loaded.model, loaded.version)])
 
     async def _caller(self, credential: Credential) -> Caller:
         caller = await self._verifier.verify(credential.presented)
@@ -285,18 +301,6 @@ def predict_resource(endpoint: ServedEndpoint, version: str | None, governance: 
                 "allowed_namespaces": list(governance.allowed_namespaces),
             },
         },
-    )
-
-
-def refused_by_policy(caller: Caller, resource: Resource, decision: Decision) -> PermissionDenied:
-    """Build the refusal, with every reason."""
-    return PermissionDenied(
-        f"{caller.subject_id} may not {PREDICT} on {resource.id}: {', '.join(decision.reasons)}. "
-        f"'clave explain {decision.decision_id}' tells what would be needed.",
-        reasons=list(decision.reasons),
-        decision_id=decision.decision_id,
-        action=PREDICT,
-        resource=resource.id,
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from clave_monitor.api.operations import Operations
-from clave_monitor.api.reading import aware
+from clave_monitor.api.outcomes import aware
 
 _ENDPOINT = f"{contract.API}/endpoints/{{endpoint}}"
 _ID = "endpoints/{endpoint}"

@@ -29,18 +29,18 @@ def blob_routes(operations: Operations) -> APIRouter:
     @router.head(_PATH, summary="Is a blob stored?")
     async def head_blob(
         digest: str,
-        caller: Caller = governed("registry:blob.read", resource_id="blobs/{digest}"),  # noqa: ARG001
+        caller: Caller = governed("registry:blob.read", resource_id="blobs/{digest}"),
     ) -> Response:
-        size = await operations.blobs.size(digest)
+        size = await operations.blobs.size(caller, digest)
         return Response(headers=_headers(digest, Slice(0, size, size)), media_type=_MEDIA_TYPE)
 
     @router.get(_PATH, summary="Download a blob, or a range of it")
     async def get_blob(
         digest: str,
         request: Request,
-        caller: Caller = governed("registry:blob.read", resource_id="blobs/{digest}"),  # noqa: ARG001
+        caller: Caller = governed("registry:blob.read", resource_id="blobs/{digest}"),
     ) -> Response:
-        size = await operations.blobs.size(digest)
+        size = await operations.blobs.size(caller, digest)
         part = asked_slice(request.headers.get("range"), size)
         headers = _headers(digest, part)
         if request.headers.get("if-none-match") == headers["ETag"]:

@@ -83,7 +83,7 @@ class Artifacts:
             if known is not None and known["digest"] == ref.digest:
                 return
             await _require_free(tx, tenant, path)
-            await note_stored(tx, self._context.store, ref, at=self._context.clock.now())
+            await note_stored(tx, self._context.store, ref, tenant=tenant, at=self._context.clock.now())
             await rows.put(tx, tenant, path, digest=ref.digest, size=ref.size)
             await audited(tx, caller, "registry:blob.write", f"artifacts/{path}", digest=ref.digest, size=ref.size)
 

@@ -84,7 +84,7 @@ class Registration:
             models = await _models(tx, caller, origin)
         if origin.folder is None:
             return await self._registered(self._context.database, caller, fields, origin)
-        signature, reason = await self._look_into(models, folder=origin.folder)
+        signature, reason = await self._look_into(models, folder=origin.folder, tenant=tenant_of(caller))
         async with self._context.database.transaction() as tx:
             digest = await _pinned(tx, caller, origin.folder, models=models)
             pinned = replace(origin, manifest_digest=digest)
@@ -130,14 +130,14 @@ class Registration:
         shown = ShownVersion("", number, legacy_stage="None", **{name: columns[name] for name in _SHOWN})
         return {"model_version": version_message(model, shown, ())}
 
-    async def _look_into(self, models: Digests, *, folder: str) -> tuple[dict[str, Any], str]:
+    async def _look_into(self, models: Digests, *, folder: str, tenant: str) -> tuple[dict[str, Any], str]:
         """Give the graph's signature, or why the version may be kept and can never be deployed: it has none then."""
         signature, faults = _NO_SIGNATURE, []
         for path, digest in models.items():
             name = path[len(folder) + 1 :]
             try:
                 facts = await self._context.inspector.inspect(
-                    self._context.store.read(digest), path=name, digest=digest
+                    self._context.store.read(digest), path=name, digest=digest, tenant=tenant
                 )
             except UnsafeModel as refusal:
                 faults.append(refusal.detail)

@@ -82,22 +82,25 @@ class ModelInspector:
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._turn = asyncio.Semaphore(self._limits.at_once)
-        self._known: dict[str, ModelFacts] = {}
+        self._known: dict[tuple[str, str], ModelFacts] = {}
 
-    async def inspect(self, chunks: AsyncIterator[bytes], *, path: str, digest: str | None = None) -> ModelFacts:
+    async def inspect(
+        self, chunks: AsyncIterator[bytes], *, path: str, digest: str | None = None, tenant: str = ""
+    ) -> ModelFacts:
         """Describe a model; one that was found safe before is not looked into again.
 
         Args:
             chunks: Its bytes.
             path: Its artifact path, for messages.
             digest: Their sha256, where the store vouches for it.
+            tenant: Whose model; that others registered the same bytes must not show in how long it takes.
 
         Raises:
             UnsafeModel: It must not be served; carries every fault.
             Unavailable: The sandbox could not be started.
         """
-        if digest is not None and digest in self._known:
-            return self._known[digest]
+        if digest is not None and (tenant, digest) in self._known:
+            return self._known[tenant, digest]
         async with self._turn:
             report = await self._run(chunks, path)
         faults = report.get("faults", ["the inspection gave no answer"])
@@ -111,13 +114,13 @@ class ModelInspector:
             columns=tuple(report.get("columns", ())),
         )
         if digest is not None:
-            self._remember(digest, facts)
+            self._remember((tenant, digest), facts)
         return facts
 
-    def _remember(self, digest: str, facts: ModelFacts) -> None:
+    def _remember(self, model: tuple[str, str], facts: ModelFacts) -> None:
         while len(self._known) >= _KNOWN_MAX:
             self._known.pop(next(iter(self._known)))
-        self._known[digest] = facts
+        self._known[model] = facts
 
     async def _run(self, chunks: AsyncIterator[bytes], path: str) -> dict[str, Any]:
         limits = {

@@ -1,16 +1,20 @@
-"""Operations on blobs: bytes come in once, verified, and never change."""
+"""Operations on blobs: bytes are stored once, verified, and never change.
+
+Whoever knows a digest does not have the bytes. A tenant reads and names the blobs that it sent; one that only others
+sent is to it like one that is nowhere: the same answer, and the same work when it is sent.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from clave_common.access import Caller
-from clave_common.blobstore import CHUNK_BYTES, BlobRef, BlobStore, checked_digest
+from clave_common.blobstore import CHUNK_BYTES, BlobRef, BlobStore, checked_digest, missing_blob
 from clave_common.clock import Clock
 from clave_common.database import Database, Transaction
-from clave_common.errors import InvalidArgument, NotFound, Unavailable
+from clave_common.errors import InvalidArgument, Unavailable
 
-from clave_registry.services.governance import record_change, tenant_of
+from clave_registry.services.governance import reach_of, record_change, tenant_of
 from clave_registry.storage import blobs
 
 RANGE_UNIT = "bytes="
@@ -46,14 +50,14 @@ class Blobs:
         self._size_max = size_max
 
     async def put(self, caller: Caller, digest: str, chunks: AsyncIterator[bytes]) -> BlobRef:
-        """Store a stream of bytes under their sha256; a known blob is not written again.
+        """Store a stream of bytes under their sha256; what the caller's tenant sent before is not written again.
 
         Raises:
             DigestMismatch: The bytes hash to something else.
             PayloadTooLarge: There are too many.
         """
-        checked_digest(digest)
-        known = await self._store.size(digest)
+        tenant = tenant_of(caller)
+        known = await self._size(checked_digest(digest), reach=tenant)
         if known is None:
             ref = await self._store.put(coalesced(chunks), digest=digest, size_max=self._size_max)
         else:
@@ -61,41 +65,41 @@ class Blobs:
                 pass
             ref = BlobRef(digest, known)
         async with self._database.transaction() as tx:
-            await note_stored(tx, self._store, ref, at=self._clock.now())
+            await note_stored(tx, self._store, ref, tenant=tenant, at=self._clock.now())
             if known is None:
-                await record_change(
-                    tx,
-                    caller,
-                    "registry:blob.write",
-                    f"blobs/{digest}",
-                    tenant=tenant_of(caller),
-                    size=ref.size,
-                )
+                await record_change(tx, caller, "registry:blob.write", f"blobs/{digest}", tenant=tenant, size=ref.size)
         return ref
 
-    async def size(self, digest: str) -> int:
-        """Tell a blob's size in bytes.
+    async def size(self, caller: Caller, digest: str) -> int:
+        """Tell the size in bytes of a blob that the caller's tenant sent; services reach everybody's.
 
         Raises:
-            NotFound: It is not stored.
+            NotFound: It is not stored, or only others sent it.
         """
-        size = await self._store.size(checked_digest(digest))
+        size = await self._size(checked_digest(digest), reach=reach_of(caller))
         if size is None:
-            raise NotFound(f"There is no blob {digest}.", code="blob_not_found", digest=digest)
+            raise missing_blob(digest)
         return size
 
+    async def _size(self, digest: str, *, reach: str | None) -> int | None:
+        if reach is not None:
+            async with self._database.transaction() as tx:
+                if not await blobs.is_linked(tx, reach, digest):
+                    return None
+        return await self._store.size(digest)
+
     def read(self, digest: str, part: Slice) -> AsyncIterator[bytes]:
-        """Stream a part of a blob."""
+        """Stream a part of a blob whose size the caller was told."""
         return self._store.read(digest, start=part.start, end=part.end)
 
 
-async def note_stored(tx: Transaction, store: BlobStore, ref: BlobRef, *, at: datetime) -> None:
-    """Record an uploaded blob, unless it was collected between its upload and now.
+async def note_stored(tx: Transaction, store: BlobStore, ref: BlobRef, *, tenant: str, at: datetime) -> None:
+    """Record a blob that a tenant uploaded, unless it was collected between its upload and now.
 
     Raises:
         Unavailable: It was; send it again.
     """
-    await blobs.note(tx, ref.digest, ref.size, at=at)
+    await blobs.note(tx, tenant, ref.digest, ref.size, at=at)
     if await store.size(ref.digest) is None:
         raise Unavailable(
             "These bytes were being removed while they came in; send them again.",

@@ -30,6 +30,11 @@ def tenant_of(caller: Caller) -> str:
     return TENANT_DEFAULT if caller.tenant == _ANY_TENANT else caller.tenant
 
 
+def reach_of(caller: Caller) -> str | None:
+    """Name the tenant whose blobs a caller reaches; None for services, which act for all tenants."""
+    return None if caller.tenant == _ANY_TENANT else caller.tenant
+
+
 def gates_of(evaluation: dict[str, Any] | None) -> GateResult:
     """Sum up a version's evaluation as it was registered."""
     if evaluation is None:

@@ -133,13 +133,13 @@ class Uploads:
 
     async def finish(self, caller: Caller, upload: str) -> BlobRef:
         """Store the whole as a blob by itself, record it, and forget the parts."""
+        tenant = tenant_of(caller)
         found, ref = await self.put_together(caller, upload)
         async with self._database.transaction() as tx:
-            await note_stored(tx, self._store, ref, at=self._clock.now())
+            await note_stored(tx, self._store, ref, tenant=tenant, at=self._clock.now())
             await uploads.finish(tx, found.id, digest=ref.digest, size=ref.size)
-            await record_change(
-                tx, caller, "registry:blob.write", f"blobs/{ref.digest}", tenant=tenant_of(caller), size=ref.size
-            )
+            path = f"blobs/{ref.digest}"
+            await record_change(tx, caller, "registry:blob.write", path, tenant=tenant, size=ref.size)
         await self._store.drop_parts(found.id)
         return ref
 

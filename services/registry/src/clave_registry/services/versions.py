@@ -1,6 +1,6 @@
 """Operations on model versions: register, describe, list, tag.
 
-A version is registered whole: its artifacts were uploaded before, its models are looked into before anything is
+A version is registered whole: its tenant uploaded its artifacts before, its models are looked into before anything is
 written, and what the caller says about inputs, outputs and columns must be what the models say.
 """
 
@@ -23,6 +23,7 @@ from clave_registry.runtime.model_inspector import ModelInspector
 from clave_registry.services.declared_signature import require_declared
 from clave_registry.services.governance import (
     announce,
+    reach_of,
     record_change,
     require_revision,
     tenant_of,
@@ -84,18 +85,18 @@ class Versions:
 
         Raises:
             NotFound: There is no such model.
-            BlobsMissing: An artifact was not uploaded.
+            BlobsMissing: An artifact was not uploaded, or by other tenants only.
             UnsafeModel: The ONNX graph must not be served.
             SignatureMismatch: A model takes or gives something else than declared.
         """
         manifest = Manifest.of(Artifact(a.path, a.digest, a.size) for a in request.artifacts)
         async with self._database.transaction() as tx:
-            await model_named(tx, caller, model)
-            await _require_blobs(tx, manifest)
+            tenant = (await model_named(tx, caller, model)).tenant
+            await _require_blobs(tx, manifest, reach=reach_of(caller))
         await self._require_bytes(manifest)
         for artifact in manifest.models:
             facts = await self._inspector.inspect(
-                self._store.read(artifact.digest), path=artifact.path, digest=artifact.digest
+                self._store.read(artifact.digest), path=artifact.path, digest=artifact.digest, tenant=tenant
             )
             require_declared(request.signature, facts, path=artifact.path)
         async with self._database.transaction() as tx:
@@ -112,7 +113,10 @@ class Versions:
     ) -> contract.Version:
         now = self._clock.now()
         model_row = await model_named(tx, caller, model)
-        await _require_blobs(tx, manifest)
+        reach = reach_of(caller)
+        await _require_blobs(tx, manifest, reach=reach)
+        if reach is None:
+            await blobs.link(tx, model_row.tenant, (artifact.digest for artifact in manifest.artifacts), at=now)
         await _require_parent(tx, model_row, request.lineage.parent_version)
         number = await models.take_number(tx, model_row.id, at=now)
         await versions.add_manifest(tx, manifest.digest, [artifact.model_dump() for artifact in request.artifacts])
@@ -225,8 +229,8 @@ def _described(request: contract.VersionCreate) -> dict[str, Any]:
     return described
 
 
-async def _require_blobs(tx: Transaction, manifest: Manifest) -> None:
-    known = await blobs.sizes(tx, (artifact.digest for artifact in manifest.artifacts))
+async def _require_blobs(tx: Transaction, manifest: Manifest, *, reach: str | None) -> None:
+    known = await blobs.sizes(tx, (artifact.digest for artifact in manifest.artifacts), tenant=reach)
     missing = [a.path for a in manifest.artifacts if known.get(a.digest) != a.size]
     if missing:
         raise BlobsMissing(

@@ -4,20 +4,20 @@ from datetime import datetime
 from typing import Any
 
 from clave_common.database import Transaction
-from sqlalchemy import ColumnElement, RowMapping, exists, outerjoin, select, update
+from sqlalchemy import ColumnElement, RowMapping, outerjoin, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from clave_registry.storage.blob_tables import holds
-from clave_registry.storage.tables import blobs, models
+from clave_registry.storage.blobs import keep_link
+from clave_registry.storage.tables import models
 
 
 async def place(tx: Transaction, values: dict[str, Any]) -> bool:
     """Place a hold; False when there is one."""
     statement = insert(holds).values(**values).on_conflict_do_nothing().returning(holds.c.seq)
-    placed = (await tx.session.execute(statement)).first() is not None
     if values.get("digest") is not None:
-        await _mark(tx, values["digest"])
-    return placed
+        await keep_link(tx, values["tenant"], values["digest"])
+    return (await tx.session.execute(statement)).first() is not None
 
 
 async def lift(
@@ -30,17 +30,7 @@ async def lift(
         .values(lifted_by=by, lifted_at=at, lift_reason=reason)
         .returning(*holds.c)
     )
-    lifted = list((await tx.session.execute(statement)).mappings())
-    for row in lifted:
-        if row["digest"] is not None:
-            await _mark(tx, row["digest"])
-    return lifted
-
-
-async def _mark(tx: Transaction, digest: str) -> None:
-    """Keep a blob's mark in step with whether anybody holds it."""
-    held = exists().where(holds.c.digest == digest, holds.c.lifted_at.is_(None))
-    await tx.session.execute(update(blobs).where(blobs.c.digest == digest).values(held=held))
+    return list((await tx.session.execute(statement)).mappings())
 
 
 def on_version(model_id: str, version: int) -> ColumnElement[bool]:

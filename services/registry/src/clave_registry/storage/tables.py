@@ -79,6 +79,7 @@ versions = Table(
     Column("legacy_stage", Text, nullable=False, server_default="None"),
     _moment("deleted_at", nullable=True),
     ForeignKeyConstraint(["model_id"], ["models.id"]),
+    Index("ix_versions_manifest", "manifest_digest"),
     Index("ix_versions_run", "run_id", postgresql_where=text("run_id <> ''")),
     Index("ix_versions_artifact_root", "artifact_root", postgresql_where=text("artifact_root is not null")),
     Index("ix_versions_updated", "updated_at", "model_id", "version"),
@@ -146,10 +147,21 @@ blobs = Table(
     metadata,
     Column("digest", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("held", Boolean, nullable=False, server_default="false"),
     _moment("created_at"),
     _moment("used_at"),
     Index("ix_blobs_used", "used_at"),
+)
+
+# Which tenants sent a blob, and so may name and read it; a blob goes when the last of them has let go of it.
+blob_links = Table(
+    "blob_links",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    _moment("used_at"),
+    ForeignKeyConstraint(["digest"], ["blobs.digest"]),
+    Index("ix_blob_links_digest", "digest"),
+    Index("ix_blob_links_used", "used_at"),
 )
 
 aliases = Table(
