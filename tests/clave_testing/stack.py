@@ -19,9 +19,13 @@ _UP_S_MAX = 240
 CLAVE = [sys.executable, "-m", "clave"]
 WEBHOOK_RECEIVER = "127.0.0.9"
 """The one address of this machine that the session's stack lets webhooks reach."""
+REFUSALS_BURST = 1_000
+"""How many requests the session's stack refuses to one key before it holds the key back."""
 _SETTINGS = {
     "CLAVE_REGISTRY_WEBHOOK_HOSTS": f"{WEBHOOK_RECEIVER},localhost",
     "CLAVE_REGISTRY_WEBHOOK_NETWORKS": f"{WEBHOOK_RECEIVER}/32",
+    # Attacks are refused by the hundred, each for its own reason; who is refused too often has tests of its own.
+    "CLAVE_REFUSALS_BURST": str(REFUSALS_BURST),
 }
 
 

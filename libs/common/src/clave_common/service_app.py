@@ -70,7 +70,7 @@ def create_service_app(
     app.include_router(_operations(service, app, checks, registry))
     app.add_middleware(MetricsMiddleware, record=record_of(service, registry))
     app.add_middleware(BodyLimitMiddleware, bytes_max=body_bytes_max, streaming_prefixes=tuple(streaming_prefixes))
-    app.add_middleware(AccessMiddleware, verifier=verifier, service=service)
+    app.add_middleware(AccessMiddleware, verifier=verifier, service=service, access=access)
     require_governed_routes(app)
     index_routes(app)
     return app

@@ -11,7 +11,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class PeerSettings(BaseSettings):
-    """Where the other services are, and what all services share (``CLAVE_GATEWAY_URL`` and so on)."""
+    """Where the other services are, and what all services share (``CLAVE_GATEWAY_URL`` and so on).
+
+    Attributes:
+        refusals_per_minute: Requests that the policy may refuse to one credential each minute before it is held back;
+            0 means no limit.
+        refusals_burst: How many of them at once.
+    """
 
     model_config = SettingsConfigDict(env_prefix="CLAVE_", extra="ignore")
 
@@ -30,6 +36,8 @@ class PeerSettings(BaseSettings):
     oidc_subject_claim: str = "preferred_username"
     oidc_groups_claim: str = "groups"
     oidc_tenant_claim: str | None = None
+    refusals_per_minute: float = Field(default=60.0, ge=0)
+    refusals_burst: float = Field(default=60.0, ge=1)
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

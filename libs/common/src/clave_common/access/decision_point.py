@@ -18,6 +18,7 @@ from clave_common.access.decision_cache import CacheKey, DecisionCache
 from clave_common.access.decision_log import DecisionLog
 from clave_common.access.engine import PolicyEngine, encode_question, no_answer
 from clave_common.access.model import Caller, Decision, RateLimit, Resource
+from clave_common.access.refusals import Refusals
 from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.errors import Unavailable
 from clave_common.ids import new_id
@@ -45,6 +46,7 @@ class LocalDecisionPoint:
         age_s: Callable[[], float] = lambda: 0.0,
         staleness: Staleness | None = None,
         log: DecisionLog | None = None,
+        refusals: Refusals | None = None,
         settle_s: float = 0.0,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -56,6 +58,7 @@ class LocalDecisionPoint:
             age_s: Seconds since the gateway was heard.
             staleness: How old that may grow.
             log: Where decisions are noted.
+            refusals: Who holds back whoever was refused too much; nobody when absent.
             settle_s: Seconds after a new snapshot in which the engine may still answer by the one before, because
                 somebody else loads it; nothing is kept meanwhile.
             now: Seconds since the epoch.
@@ -65,6 +68,7 @@ class LocalDecisionPoint:
         self._age_s = age_s
         self._staleness = staleness or Staleness()
         self._log = log
+        self._refusals = refusals
         self._now = now
         self._settle_s = settle_s
         self._revision, self._settled_at = -1, 0.0
@@ -76,6 +80,7 @@ class LocalDecisionPoint:
 
         Raises:
             Unavailable: No snapshot, a snapshot too old for this action, or no answer from the engine.
+            ResourceExhausted: The policy has refused this caller too much, and the answer is not one that it gave.
             InvalidArgument: The input holds something that JSON cannot say.
         """
         snapshot = self._snapshot()
@@ -85,15 +90,22 @@ class LocalDecisionPoint:
         self._require_fresh(mutating=mutating)
         now = self._now()
         if mutating:
+            await self._hold_back(caller)
             return await self._ask(policy_input(caller, action, resource, context), now, reading=False)
         key = _cache_key(snapshot.revision, caller, action, resource, context)
         known = self._cache.get(key, now)
         if known is not None:
             return known
+        if not self._cache.was_allowed(key):
+            await self._hold_back(caller)
         decision = await self._ask(policy_input(caller, action, resource, context), now, reading=True)
         if self._is_settled(snapshot.revision, now):
             self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
         return decision
+
+    async def _hold_back(self, caller: Caller) -> None:
+        if self._refusals is not None:
+            await self._refusals.hold_back(caller)
 
     async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
         """Return the clauses by which a list of `action` is filtered for a caller; none means nothing is visible.

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from clave_common.access.model import Caller, Decision, Resource
 from clave_common.access.policy_bundle import PolicyBundle
+from clave_common.access.refusals import Refusals
 from clave_common.access.request_limits import RequestLimits
 from clave_common.access.snapshot import Snapshot, no_snapshot
 from clave_common.attribution import begin, claimed_glass, note_allowed
@@ -56,6 +57,7 @@ class Access:
         decision_point: DecisionPoint,
         *,
         limits: RequestLimits | None = None,
+        refusals: Refusals | None = None,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
         tenant: str | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Access:
         Args:
             decision_point: Who decides.
             limits: Who charges rate limits; nobody when absent.
+            refusals: Who charges refusals; nobody when absent. The decision point holds back by the same.
             snapshot: The policy in force.
             tenant: The one tenant whose data the service holds: every resource is that tenant's, whatever an
                 operation says, and everybody else's caller is refused. None where the service tells tenants apart.
@@ -71,6 +74,7 @@ class Access:
         self._decision_point = decision_point
         self._tenant = tenant
         self._limits = limits
+        self._refusals = refusals
         self._snapshot = snapshot
 
     def caller_of(self, scope: Mapping[str, Any]) -> Caller:
@@ -105,19 +109,13 @@ class Access:
 
         Raises:
             PermissionDenied: The policy said no; carries every reason and the decision's id.
-            ResourceExhausted: The policy allows, and the caller's rate limit is used up.
+            ResourceExhausted: The policy allows, and the caller's rate limit is used up; or it refused the caller too
+                much before to be asked.
             Unavailable: Nobody could decide.
         """
         decision = await self.check(caller, action, resource, **context)
         if decision.allow is not True:
-            raise PermissionDenied(
-                f"{caller.subject_id} may not {action} on {resource.id}: {', '.join(decision.reasons)}. "
-                f"'clave explain {decision.decision_id}' tells what would be needed.",
-                reasons=list(decision.reasons),
-                decision_id=decision.decision_id,
-                action=action,
-                resource=resource.id,
-            )
+            raise await self.refused(caller, action, resource, decision)
         note_allowed(action, decision.decision_id)
         decided = _decided.get()
         if self._limits is not None and not (decided is not None and decided.is_charged):
@@ -125,6 +123,37 @@ class Access:
             if decided is not None:
                 decided.is_charged = True
         return decision
+
+    async def refused(self, caller: Caller, action: str, resource: Resource, decision: Decision) -> PermissionDenied:
+        """Charge a refusal to its caller, and word it with every reason; for whoever asked by `check`."""
+        await self.charge_refusal(caller, decision.decision_id)
+        return PermissionDenied(
+            f"{caller.subject_id} may not {action} on {resource.id}: {', '.join(decision.reasons)}. "
+            f"'clave explain {decision.decision_id}' tells what would be needed.",
+            reasons=list(decision.reasons),
+            decision_id=decision.decision_id,
+            action=action,
+            resource=resource.id,
+        )
+
+    async def charge_refusal(self, caller: Caller, decision_id: str | None = None) -> None:
+        """Charge a refusal that is worded as something else, for example as 404.
+
+        Args:
+            caller: Who was refused.
+            decision_id: What explains it, where the caller may know.
+        """
+        if self._refusals is not None:
+            await self._refusals.note(caller, decision_id)
+
+    async def hold_back(self, caller: Caller) -> None:
+        """Refuse a caller that was refused too much; for answers that come before a decision or without one.
+
+        Raises:
+            ResourceExhausted: It was; the answer that it would have had must not leave.
+        """
+        if self._refusals is not None:
+            await self._refusals.hold_back(caller)
 
     async def visible(self, caller: Caller, action: str) -> list[Mapping[str, Any]]:
         """Return the clauses by which a list is filtered for a caller (see `clave_common.access.filters`).

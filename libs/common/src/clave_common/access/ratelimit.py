@@ -33,7 +33,7 @@ for i, key in ipairs(KEYS) do
   arrivals[i] = arrival
   wait = math.max(wait, arrival - t - tolerance)
 end
-if wait > 0.0000001 then
+if wait > 0.0000001 or ARGV[#KEYS * 3 + 1] == 'look' then
   return tostring(wait)
 end
 for i, key in ipairs(KEYS) do
@@ -46,6 +46,8 @@ _LEASE_S = 0.05
 _LEASES_MAX = 10_000
 _REDIS_S_MAX = 0.2
 _ALONE_S = 1.0
+_ROUNDING_S = 1e-7
+"""The rounding error of sums of intervals."""
 DEGRADED = Counter("clave_rate_limit_degraded_total", "Rate-limit checks made without Redis.")
 
 
@@ -113,15 +115,24 @@ class RateLimiter:
         if lease > 1:
             self._keep(asked, now + 1.0, lease - 1)
 
+    async def wait_s(self, limits: Sequence[Limit]) -> float:
+        """Look without charging: the seconds until every limit has room for one request, 0 where all have it now."""
+        wait_s = await self._charge(tuple(limits), 1, looking=True)
+        return wait_s if wait_s > _ROUNDING_S else 0.0
+
     def _keep(self, asked: tuple[Limit, ...], good_until: float, left: int) -> None:
         self._leases[asked] = (good_until, left)
         self._leases.move_to_end(asked)
         if len(self._leases) > _LEASES_MAX:
             self._leases.popitem(last=False)
 
-    async def _charge(self, limits: tuple[Limit, ...], cost: int) -> float:
+    async def _charge(self, limits: tuple[Limit, ...], cost: int, *, looking: bool = False) -> float:
         if self._script is not None and self._now() >= self._alone_until:
-            arguments = [part for limit in limits for part in (limit.interval_s, limit.tolerance_s, cost)]
+            arguments: list[str | float] = [
+                part for limit in limits for part in (limit.interval_s, limit.tolerance_s, cost)
+            ]
+            if looking:
+                arguments.append("look")
             try:
                 async with asyncio.timeout(_REDIS_S_MAX):
                     answer = await self._script(keys=[self._prefix + limit.key for limit in limits], args=arguments)
@@ -129,13 +140,13 @@ class RateLimiter:
             except (*REDIS_AWAY, TimeoutError):
                 DEGRADED.inc()
                 self._alone_until = self._now() + _ALONE_S
-        return self._charge_locally(limits, cost)
+        return self._charge_locally(limits, cost, looking=looking)
 
-    def _charge_locally(self, limits: tuple[Limit, ...], cost: int) -> float:
+    def _charge_locally(self, limits: tuple[Limit, ...], cost: int, *, looking: bool) -> float:
         now = self._now()
         arrivals = [max(self._local.get(limit.key, 0.0), now) + limit.interval_s * cost for limit in limits]
         wait_s = max(at - now - limit.tolerance_s for at, limit in zip(arrivals, limits, strict=True))
-        if wait_s > 1e-7:  # noqa: PLR2004 - the rounding error of sums of intervals
+        if wait_s > _ROUNDING_S or looking:
             return wait_s
         for limit, at in zip(limits, arrivals, strict=True):
             self._local[limit.key] = at

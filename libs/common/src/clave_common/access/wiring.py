@@ -25,6 +25,7 @@ from clave_common.access.engine import EmbeddedEngine, PolicyEngine
 from clave_common.access.model import INSTALLATION_TENANT
 from clave_common.access.oidc import OidcSettings, OidcVerifier
 from clave_common.access.ratelimit import RateLimiter
+from clave_common.access.refusals import Refusals
 from clave_common.access.request_limits import RequestLimits
 from clave_common.access.service_tokens import ServiceTokenMinter, ServiceTokenVerifier, public_keys
 from clave_common.access.snapshot import Snapshot, SnapshotFile, SnapshotSource
@@ -98,8 +99,11 @@ def open_access(
     signer = AuditSigner.from_file(service, secrets / f"{service}.pem")
     log = DecisionLog(service, redis, signer)
     settle_s = 0.0 if isinstance(engine, EmbeddedEngine) else OPA_SETTLES_S
-    point = LocalDecisionPoint(engine, keeper.current, age_s=keeper.age_s, log=log, settle_s=settle_s)
     limiter = RateLimiter(redis)
+    refusals = _refusals(settings.peers, limiter)
+    point = LocalDecisionPoint(
+        engine, keeper.current, age_s=keeper.age_s, log=log, refusals=refusals, settle_s=settle_s
+    )
     verifier = LocalVerifier(
         pepper=(secrets / PEPPER_FILE).read_bytes().strip(),
         snapshot=keeper.current,
@@ -112,6 +116,7 @@ def open_access(
     access = Access(
         point,
         limits=RequestLimits(limiter, data=lambda: _data_of(keeper.current())),
+        refusals=refusals,
         snapshot=keeper.current,
         tenant=INSTALLATION_TENANT if one_tenant else None,
     )
@@ -140,6 +145,12 @@ def open_access(
 
 def _data_of(snapshot: Snapshot | None) -> Mapping[str, Any]:
     return {} if snapshot is None else snapshot.bundle.data
+
+
+def _refusals(peers: PeerSettings, limiter: RateLimiter) -> Refusals | None:
+    if peers.refusals_per_minute == 0:
+        return None
+    return Refusals(limiter, per_minute=peers.refusals_per_minute, burst=peers.refusals_burst)
 
 
 def policy_engine(peers: PeerSettings) -> PolicyEngine:
