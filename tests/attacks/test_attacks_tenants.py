@@ -3,6 +3,7 @@
 Whatever exists must look to it exactly like what does not: the same status, the same words.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from uuid import uuid4
@@ -12,7 +13,7 @@ import httpx
 import pytest
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.patience import PATIENCE_S
-from clave_testing.served_models import serve_model
+from clave_testing.served_models import serve_model, upload, version_request
 from clave_testing.stack import Stack, done
 from clave_testing.tenants import Rival, fingerprint, make_rival
 
@@ -172,6 +173,41 @@ def test_mlflows_routes_do_not_either(
             fingerprint(answer, *(text for each in (owned, NOBODYS) for text in each.values() if len(text) > 5))
         )
     assert re.sub(r"\b\d+\b", "*", prints[0]) == re.sub(r"\b\d+\b", "*", prints[1])
+
+
+def test_a_digest_of_another_tenant_is_one_that_exists_nowhere(
+    stack: Stack, rival: Rival, owner: httpx.Client, owned: dict[str, str]
+) -> None:
+    """Content is stored once and reached by the tenants that sent it: knowing a SHA-256 is not having the bytes."""
+    secret = f"bytes of the victim {owned['name']}".encode()
+    mine = upload(owner, "notes.txt", secret)
+    assert owner.get(f"{REGISTRY}/blobs/{mine['digest']}").content == secret
+    taken = {**mine, "path": "model.onnx"}
+    digests = (mine["digest"], hashlib.sha256(b"sent by nobody").hexdigest())
+    headers = {**rival.headers, "range": "bytes=0-3"}
+    for base in (stack.url, stack.services["registry"]["http"]):
+        with httpx.Client(base_url=base, headers=rival.headers, timeout=PATIENCE_S) as client:
+            name = f"thief-{uuid4().hex[:8]}"
+            done(client.post(f"{REGISTRY}/models", json={"name": name}))
+            asked = [
+                [
+                    client.get(f"{REGISTRY}/blobs/{digest}"),
+                    client.head(f"{REGISTRY}/blobs/{digest}"),
+                    client.get(f"{REGISTRY}/blobs/{digest}", headers=headers),
+                    client.post(
+                        f"{REGISTRY}/models/{name}/versions", json=version_request([{**taken, "digest": digest}])
+                    ),
+                    client.put(f"{REGISTRY}/blobs/{digest}", content=b"a guess at the bytes"),
+                ]
+                for digest in digests
+            ]
+            prints = [[fingerprint(answer, *digests) for answer in answers] for answers in asked]
+            assert prints[0] == prints[1]
+            assert [answer.status_code for answer in asked[0]] == [404, 404, 404, 422, 422]
+            assert client.get(f"{REGISTRY}/blobs/{mine['digest']}").status_code == 404
+    with httpx.Client(base_url=stack.url, headers=rival.headers, timeout=PATIENCE_S) as client:
+        upload(client, "notes.txt", secret)
+        assert client.get(f"{REGISTRY}/blobs/{mine['digest']}").content == secret, "who has the bytes may have them"
 
 
 def answer_of(address: str, method: str, model: str, headers: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.snapshot import Snapshot
 from clave_common.access.verification import Presented
 from clave_common.blobstore import LocalBlobStore
+from clave_common.clock import FixedClock
 from clave_common.database import Database
 from clave_common.migrations import migrate
 from clave_common.service_app import create_service_app
@@ -23,7 +25,9 @@ from clave_registry.app import Settings, Wired, wire
 from clave_registry.domain.rollout import Analysis, Verdict
 from clave_registry.mlflow.errors import MlflowErrors
 from clave_registry.runtime.model_inspector import ModelInspector
+from clave_registry.services.collection import Collection, Retention
 from clave_registry.services.lineage import HeldIn
+from clave_registry.services.uploads import Uploads
 from clave_registry.storage.mlflow.tables import metadata
 from clave_testing.servers import new_database
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -338,3 +342,18 @@ async def register(bench: Bench, *, model: str = "churn", columns: int = 3, **ch
     )
     version: dict[str, Any] = answer.json()
     return version
+
+
+def collection(bench: Bench, *, days_later: float) -> Collection:
+    """Give the collection of some days later: blobs are kept for 7 days, files of deleted versions for 30."""
+    clock = FixedClock(datetime.now(UTC) + timedelta(days=days_later))
+    retention = Retention(blobs_s=7 * 86_400, versions_s=30 * 86_400)
+    uploads = Uploads(bench.database, bench.store, clock, size_max=1 << 30)
+    return Collection(bench.database, bench.store, clock, retention=retention, uploads=uploads)
+
+
+async def collected(bench: Bench, *, days_later: float) -> int:
+    """Collect once, as the loop does; how many blobs went."""
+    at_work = collection(bench, days_later=days_later)
+    await at_work.end_links()
+    return await at_work.collect()

@@ -37,6 +37,19 @@ async def test_a_plain_model_is_described() -> None:
     assert facts.operators == ("MatMul",)
 
 
+async def test_a_model_that_another_tenant_registered_is_looked_into_like_a_new_one() -> None:
+    read: list[str] = []
+
+    async def watched(tenant: str) -> AsyncIterator[bytes]:
+        read.append(tenant)
+        yield model().SerializeToString()
+
+    inspector = ModelInspector()
+    for tenant in ("default", "default", "rival", "rival"):
+        await inspector.inspect(watched(tenant), path="model.onnx", digest="a" * 64, tenant=tenant)
+    assert read == ["default", "rival"]
+
+
 async def test_external_data_is_refused() -> None:
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../../etc/passwd")

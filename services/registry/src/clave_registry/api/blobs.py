@@ -26,7 +26,7 @@ def blob_routes(operations: Operations) -> APIRouter:
         ref = await operations.blobs.put(caller, digest, request.stream())
         return answer({"digest": ref.digest, "size": ref.size})
 
-    @router.head(_PATH, summary="Is a blob stored?")
+    @router.head(_PATH, summary="Did the caller's tenant send this blob?")
     async def head_blob(
         digest: str,
         caller: Caller = governed("registry:blob.read", resource_id="blobs/{digest}"),
@@ -34,7 +34,7 @@ def blob_routes(operations: Operations) -> APIRouter:
         size = await operations.blobs.size(caller, digest)
         return Response(headers=_headers(digest, Slice(0, size, size)), media_type=_MEDIA_TYPE)
 
-    @router.get(_PATH, summary="Download a blob, or a range of it")
+    @router.get(_PATH, summary="Download a blob that the caller's tenant sent, or a range of it")
     async def get_blob(
         digest: str,
         request: Request,
