@@ -3,22 +3,22 @@
 import asyncio
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clave.cli.options import ApiKey, DataDir, Url
+from clave.cli.options import ApiKey, DataDir, Url, data_dir_option
 from clave.cli.output import say, show_table, stdout, talk
-from clave.failures import Failure
+from clave.failures import EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
     from clave.connection import Connection
     from clave.demo.timeline import Timeline
     from clave.stack.layout import Layout
 
-_MARK = "made-by-demo"
 _NAMES_SHOWN = 5
 _START_TIMEOUT_S = 180.0
 
@@ -72,8 +72,8 @@ def churn(
         raise
     finally:
         timeline.write(json_file, outcome=outcome, summary=summary)
-        if started is not None and not keep:
-            _take_down(started)
+        if started is not None:
+            _leave(started, keep=keep)
     _show_next(summary, data_dir=data_dir, url=url, running=started is None or keep)
 
 
@@ -90,16 +90,20 @@ def _bring_up(timeline: "Timeline", data_dir: Path | None, port: int | None) -> 
 
     layout = Layout.at(data_dir or default_data_dir())
     timeline.chapter("Stack: Postgres, Valkey, Envoy, six services, one worker")
-    if (layout.root / _MARK).exists():
-        # What an earlier demo made and nobody else's: begin anew.
-        say(f"removing what an earlier demo left in {layout.root}")
-        lifecycle.stop(layout)
-        shutil.rmtree(layout.root)
     running = bool(layout.root.exists() and processes.find_processes(layout.stack_id))
+    if layout.demo_mark.exists():
+        if running:
+            raise EnvironmentFailure(
+                f"A demo runs from {layout.root} already, or was killed there.",
+                remedy=f"Let it end, or stop it with `clave down{data_dir_option(data_dir)}`.",
+            )
+        # What an earlier demo made and nobody used since: begin anew.
+        say(f"removing what an earlier demo left in {layout.root}")
+        shutil.rmtree(layout.root)
     fresh = not layout.root.exists()
     layout.create()
     if fresh:
-        (layout.root / _MARK).write_text("`clave demo churn` made this folder and may delete it.\n")
+        layout.demo_mark.write_text("`clave demo churn` made this folder and may delete it.\n")
     started = lifecycle.start(layout, port=port, timeout_s=_START_TIMEOUT_S, tell=timeline.line)
     timeline.mark("stack_ready")
     verb = "runs already" if started.already_running else f"is ready after {started.seconds:.1f} s"
@@ -132,9 +136,13 @@ def _key_file(connection: "Connection") -> Path:
     return Path(tempfile.mkdtemp(prefix="clave-demo-")) / "demo-app.key"
 
 
-def _take_down(layout: "Layout") -> None:
+def _leave(layout: "Layout", *, keep: bool) -> None:
+    """Stop the stack, or leave it to the user: what is kept is theirs, and no later demo deletes it."""
     from clave.stack import lifecycle  # noqa: PLC0415
 
+    if keep:
+        layout.demo_mark.unlink(missing_ok=True)
+        return
     say("stopping the stack (--keep leaves it up)")
     lifecycle.stop(layout)
 
@@ -176,7 +184,7 @@ def _compared(figures: dict[str, Any]) -> str:
 def _show_next(summary: dict[str, Any], *, data_dir: Path | None, url: str | None, running: bool) -> None:
     if not summary.get("url"):
         raise Failure("The demo has no summary.")
-    where = f" --data-dir {data_dir}" if data_dir else f" --url {url}" if url else ""
+    where = f" --url {url}" if url else data_dir_option(data_dir)
     lines = [
         "# one prediction with the application's key",
         f"curl -s {summary['url']}/v2/models/{summary['endpoint']}/infer \\",
@@ -190,4 +198,6 @@ def _show_next(summary: dict[str, Any], *, data_dir: Path | None, url: str | Non
     if url is None:
         lines.insert(0, "" if running else f"clave up --detach{where}   # the stack was stopped; its data is there")
         lines.append(f"clave down{where}")
+    if shutil.which("clave") is None:
+        lines.insert(0, f"source {Path(sys.executable).with_name('activate')}   # puts `clave` on your path")
     say("\nExplore further:\n" + "\n".join(f"  {line}" for line in lines if line))

@@ -16,6 +16,8 @@ _WHERE_TO_LOOK = {
     "model_not_found": "`clave models list` shows the registered models.",
     "version_not_found": "`clave models show MODEL` lists its versions.",
     "endpoint_not_found": "`clave endpoints list` shows the endpoints.",
+    "model_unknown": "`clave endpoints list` shows the endpoints, `clave endpoints create` makes one.",
+    "invalid_credential": "`clave config` shows where the key comes from that was sent.",
     "approvals_missing": "`clave versions show MODEL VERSION` says what it waits for.",
     "rollout_running": "`clave rollout watch ENDPOINT` follows it, `clave rollout abort ENDPOINT` ends it.",
 }

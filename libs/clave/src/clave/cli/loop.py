@@ -10,10 +10,10 @@ import typer
 
 from clave.cli.output import Output, say, show_json, show_table
 from clave.cli.session import Session, connected
-from clave.failures import Failure, Refused
+from clave.failures import EnvironmentFailure, Failure, Refused
 
 if TYPE_CHECKING:
-    from clave_contracts.inference import InferAnswer
+    from clave_contracts.inference import InferAnswer, InferRequest
     from clave_contracts.monitor import FeedbackResult, Report
     from clave_contracts.trainer import Run, RunPage
 
@@ -227,16 +227,17 @@ def predict(
         raise typer.BadParameter("give either --entity or --file")
     entities: dict[str, list[Any]] = {}
     for pair in entity or []:
-        name, _, value = pair.partition("=")
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"--entity {pair!r} is not KEY=VALUE, such as customer_id=C00007")
         entities.setdefault(name, []).append(value)
 
-    async def ask(client: "AsyncClient") -> "InferAnswer":
-        if entities:
-            return await client.predict(endpoint, entities=entities)
-        from clave_contracts.inference import InferRequest  # noqa: PLC0415
+    request = None if file is None else _read_request(file)
 
-        text = sys.stdin.read() if str(file) == "-" else (file or Path()).read_text()
-        return await client.inference.infer(endpoint, InferRequest.model_validate_json(text))
+    async def ask(client: "AsyncClient") -> "InferAnswer":
+        if request is None:
+            return await client.predict(endpoint, entities=entities)
+        return await client.inference.infer(endpoint, request)
 
     answer = session.ask(ask)
     facts: dict[str, Any] = {
@@ -246,6 +247,43 @@ def predict(
     }
     facts |= {output.name: output.data for output in answer.outputs}
     session.show(answer, facts)
+    for line in _absent_features(answer.parameters.get("feature_status"), entities):
+        say(f"warning: {line}")
+
+
+def _read_request(file: Path) -> "InferRequest":
+    from clave_contracts.inference import InferRequest  # noqa: PLC0415
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentFailure(f"{file} cannot be read.", remedy="Name a JSON file, or - for stdin.") from error
+    try:
+        return InferRequest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Failure(
+            f"{file} is no Open Inference Protocol request: {place + ': ' if place else ''}{first['msg']}.",
+            remedy='Write {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1]}]}.',
+        ) from error
+
+
+def _absent_features(status: Any, entities: dict[str, list[Any]]) -> list[str]:
+    """Say for which entities a view had no values: the model answered with gaps in their place."""
+    if not isinstance(status, dict):
+        return []
+    rows = list(zip(*entities.values(), strict=False))
+    lines = []
+    for row, keys in enumerate(rows):
+        absent = [f"{view} ({states[row]})" for view, states in status.items() if states[row] != "PRESENT"]
+        if absent:
+            named = ", ".join(f"{name}={key}" for name, key in zip(entities, keys, strict=True))
+            lines.append(
+                f"{named} has no features in {', '.join(absent)}; the model answered with gaps in their place."
+            )
+    return lines
 
 
 def send_feedback(
@@ -264,6 +302,8 @@ def send_feedback(
 
     answer = session.ask(ask)
     session.show(answer, {"joined": answer.joined, "pending": answer.pending, "duplicates": answer.duplicates})
+    if answer.pending:
+        say(f"No prediction {prediction_id} (row {row}) has arrived yet; the outcome joins it if it comes.")
     if answer.refused:
         raise Refused(f"The outcome was not taken: {answer.refused[0]}")
 

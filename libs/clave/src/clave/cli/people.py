@@ -78,13 +78,31 @@ def login(
 
 def _credential(key_file: Path | None) -> str:
     if key_file is not None:
-        text = sys.stdin.read() if str(key_file) == "-" else key_file.read_text()
+        text = _read_key(key_file)
+    elif os.environ.get("CLAVE_API_KEY"):
+        text = os.environ["CLAVE_API_KEY"]
+    elif not sys.stdin.isatty():
+        raise EnvironmentFailure(
+            "There is no terminal to ask for the key.",
+            remedy="Set CLAVE_API_KEY, or give --key-file FILE (`-` reads it from stdin).",
+        )
     else:
-        text = os.environ.get("CLAVE_API_KEY") or typer.prompt("API key or token", hide_input=True, err=True)
+        text = typer.prompt("API key or token", hide_input=True, err=True)
     credential = text.strip()
     if not credential or any(character.isspace() for character in credential):
         raise EnvironmentFailure("That is no key.", remedy="Make one with `clave keys create`.")
     return credential
+
+
+def _read_key(file: Path) -> str:
+    if str(file) == "-":
+        return sys.stdin.read()
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentFailure(
+            f"The key file {file} cannot be read.", remedy="It holds the key and no more."
+        ) from error
 
 
 def logout(*, output: OutputOption = Output.TABLE) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from clave.cli.output import Output, show_json
 from clave.cli.session import Session, connected
-from clave.failures import Refused
+from clave.failures import Failure, Refused
 
 if TYPE_CHECKING:
     from clave_contracts.registry import Endpoint, Model, Version
@@ -162,6 +162,8 @@ def show_card(
         from clave_contracts.registry import API, Model  # noqa: PLC0415
 
         chosen = version or (await client.registry.get(Model, f"{API}/models/{model}")).latest_version
+        if chosen is None:
+            raise Failure(f"{model!r} has no version yet.", remedy=f"`clave versions create {model} FILE` makes one.")
         accept = "application/json" if as_json else "text/markdown"
         answer = await client.registry.send(
             "GET", f"{API}/models/{model}/versions/{chosen}/card", headers={"accept": accept}

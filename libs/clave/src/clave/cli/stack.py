@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clave.cli.options import DataDir, OutputOption
+from clave.cli.options import DataDir, OutputOption, data_dir_option
 from clave.cli.output import Output, human_bytes, human_seconds, say, show_json, show_table
 from clave.failures import EnvironmentFailure, Failure
 
@@ -89,6 +89,7 @@ def up(
             say(f"warning: {finding.check}: {finding.detail}. {finding.remedy}")
     options = read_options(layout).changed(tls=tls, tls_cert=tls_cert, tls_key=tls_key, mutual_tls=mtls)
     started = lifecycle.start(layout, port=port, timeout_s=timeout, tell=say, options=options)
+    layout.demo_mark.unlink(missing_ok=True)  # from now on it is the user's: no demo may delete it
     url = find_connection(data_dir=layout.root).url
     if output is Output.JSON:
         show_json({"url": url, "already_running": started.already_running, "connection": str(layout.connection)})
@@ -98,9 +99,10 @@ def up(
         say(f"ready in {started.seconds:.1f} s at {url} (REST and gRPC)")
     say(f"addresses and keys: {layout.connection}")
     if detach:
-        say("next: `clave status`, `clave demo churn`, `clave down`")
+        where = data_dir_option(data_dir)
+        say(f"next: `clave status{where}`, `clave demo churn{where}`, `clave down{where}`")
         return
-    say("Ctrl-C stops it; `clave up --detach` leaves it running.")
+    say(f"Ctrl-C stops it; `clave up --detach{data_dir_option(data_dir)}` leaves it running.")
     _stay(layout.root)
 
 

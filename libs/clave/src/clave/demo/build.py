@@ -1,10 +1,11 @@
 """Build: apply the feature repository, ingest the real table, train and register, look at the card."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from clave_contracts.features import FeatureView, IngestReport
 from clave_contracts.registry import API as REGISTRY
-from clave_contracts.registry import Version
+from clave_contracts.registry import GateVerdict, Version
 from clave_contracts.trainer import Run
 
 from clave.demo.stage import Stage, expect_success, watch_run
@@ -82,6 +83,17 @@ async def train_first_version(stage: Stage) -> Run:
     return finished
 
 
+def tell_gates(stage: Stage, gates: Sequence[GateVerdict]) -> None:
+    """Tell the gates in a line for each verdict; the card has every figure."""
+    verdicts = {gate.verdict: [other.gate for other in gates if other.verdict == gate.verdict] for gate in gates}
+    for verdict, names in verdicts.items():
+        word = "for review" if verdict == "review" else verdict.replace("_", " ")
+        stage.timeline.line(
+            f"  gates {word}: {', '.join(names)}",
+            gates=[gate.model_dump() for gate in gates if gate.verdict == verdict],
+        )
+
+
 async def show_version(stage: Stage, model: str, number: int) -> Version:
     """Tell what the registry knows of a version, and the sections of its card."""
     version = await stage.admin.version(model, number)
@@ -95,8 +107,7 @@ async def show_version(stage: Stage, model: str, number: int) -> Version:
         metrics=version.evaluation.metrics if version.evaluation else {},
         datasets=[dataset.model_dump(mode="json") for dataset in version.lineage.datasets],
     )
-    for gate in version.evaluation.gates if version.evaluation else []:
-        stage.timeline.line(f"  gate {gate.gate:<18} {gate.verdict:<15} {gate.detail}", gate=gate.model_dump())
+    tell_gates(stage, version.evaluation.gates if version.evaluation else [])
     card = await stage.admin.registry.send(
         "GET", f"{REGISTRY}/models/{model}/versions/{number}/card", headers={"accept": "text/markdown"}
     )

@@ -95,7 +95,8 @@ async def refuse_bad_challenger(stage: Stage) -> Run:
             stage.timeline.line(f"  gate {gate.gate:<18} failed  {gate.detail}", style="red", gate=gate.model_dump())
     endpoint = await stage.admin.registry.endpoint(stage.pipeline.endpoint)
     stage.timeline.line(
-        f"refused: {'; '.join(finished.reasons)}; the endpoint stays on v{endpoint.live_version}",
+        f"refused by its gates; the endpoint stays on v{endpoint.live_version}",
+        style="bold",
         run=finished.model_dump(mode="json"),
     )
     return finished

@@ -88,7 +88,10 @@ async def _expect_fresh(stage: Stage) -> None:
         raise
     raise Refused(
         f"This stack has an endpoint {endpoint.name!r} already, on v{endpoint.live_version}.",
-        remedy="The demo tells its story from the beginning: give it a fresh folder with --data-dir DIR.",
+        remedy=(
+            "The demo begins with nothing. Give it a folder of its own with --data-dir DIR, "
+            "or delete this stack and everything in it with `clave down --purge`."
+        ),
     )
 
 

@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+_PLAIN_S = 10.0
+
 
 class Bar:
-    """One progress bar; without a terminal it prints a line at each change of its text instead."""
+    """One progress bar; without a terminal it prints its text now and then instead."""
 
     def __init__(self, timeline: "Timeline", progress: Progress | None, task: TaskID | None) -> None:
         self._timeline = timeline
         self._progress = progress
         self._task = task
         self._last = ""
+        self._told_at = time.monotonic()
 
     def update(self, share: float, text: str) -> None:
         """Show how far it is.
@@ -32,8 +35,9 @@ class Bar:
         """
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=share, description=text)
-        elif text != self._last:
-            self._timeline.plain(f"      {text}")
+        elif text != self._last and time.monotonic() - self._told_at > _PLAIN_S:
+            self._timeline.plain(f"          ... {text}")
+            self._told_at = time.monotonic()
         self._last = text
 
 
@@ -77,7 +81,6 @@ class Timeline:
     def bar(self, text: str) -> Iterator[Bar]:
         """Show progress while something is under way."""
         if not self._console.is_terminal:
-            self.plain(f"      {text}")
             yield Bar(self, None, None)
             return
         columns = (

@@ -13,7 +13,7 @@ from clave.failures import Failure
 
 _WINDOWS_MIN = 2
 _NOT_FOUND = 404
-_FEATURES_TOLD = 8
+_FEATURES_TOLD = 4
 _METRICS_TOLD = ("error", "log_loss", "auc")
 _JUST_NOW = timedelta(seconds=5)
 
@@ -123,3 +123,5 @@ def tell_report(stage: Stage, report: Report, verdict: str, *, features: bool = 
             f"  drifted: {item.feature:<18} moved by {item.effect:.2f} (at least {item.effect_low:.2f}), "
             f"PSI {item.psi:.2f}"
         )
+    if features and len(moved) > _FEATURES_TOLD:
+        stage.timeline.line(f"  and {len(moved) - _FEATURES_TOLD} more")

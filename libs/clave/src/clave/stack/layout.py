@@ -57,6 +57,11 @@ class Layout:
         return self.root / "connection.json"
 
     @property
+    def demo_mark(self) -> Path:
+        """There while a demo made this folder and nobody else has used it; the next demo may then delete it."""
+        return self.root / "made-by-demo"
+
+    @property
     def secrets(self) -> Path:
         """Folder of the generated secrets, 0700."""
         return self.root / "secrets"

@@ -37,6 +37,7 @@ _INFRASTRUCTURE_TIMEOUT_S = 60.0
 _MIGRATION_TIMEOUT_S = 120
 _STOP_TIMEOUT_S = 60.0
 _LOG_LINES = 20
+_WORD_S = 5.0  # nobody looks at a silent screen for longer
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def start(
         supervisor = _start_infrastructure(layout, passwords, ports, services, tell)
         try:
             _start_services(layout, supervisor, passwords, ports, services, tell)
-            _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s)
+            _await_health(layout, supervisor, ports, passwords, services=services, timeout_s=timeout_s, tell=tell)
         except BaseException:
             # Half a stack would answer some requests and not others; the logs stay for whoever looks.
             _stop(layout, supervisor)
@@ -316,18 +317,27 @@ def _await_health(
     *,
     services: tuple[str, ...],
     timeout_s: float,
+    tell: Tell | None = None,
 ) -> None:
     names = ["postgres", "valkey", *services, *(["worker"] if "trainer" in services else []), "edge"]
-    _await(layout, supervisor, ports, passwords, names=names, deadline=time.monotonic() + timeout_s)
+    _await(layout, supervisor, ports, passwords, names=names, deadline=time.monotonic() + timeout_s, tell=tell)
 
 
 def _await(
-    layout: Layout, supervisor: Supervisor, ports: PortPlan, passwords: Passwords, *, names: list[str], deadline: float
+    layout: Layout,
+    supervisor: Supervisor,
+    ports: PortPlan,
+    passwords: Passwords,
+    *,
+    names: list[str],
+    deadline: float,
+    tell: Tell | None = None,
 ) -> None:
     """Wait until every named program runs and is ready; fail early when one keeps dying."""
     failing_since: dict[str, float] = {}
     waiting = list(names)
     answers: dict[str, health.Health] = {}
+    told_at = time.monotonic()
     while waiting:
         now = time.monotonic()
         states = supervisor.states()
@@ -349,6 +359,9 @@ def _await(
                 remedy=f"The whole log: {layout.log(waiting[0])}; more time with --timeout SECONDS.",
                 log=tail(layout, waiting[0]),
             )
+        if waiting and tell is not None and now - told_at > _WORD_S:
+            told_at = now
+            tell(f"{len(names) - len(waiting)} of {len(names)} are ready; waiting for {', '.join(waiting)}")
         if waiting:
             time.sleep(_POLL_S)
 

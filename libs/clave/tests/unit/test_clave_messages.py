@@ -1,0 +1,168 @@
+"""What the command line says when something is in the way: what is wrong, where, and what to do."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from clave.cli import demo as demo_command
+from clave.cli import loop
+from clave.cli.app import app
+from clave.cli.options import data_dir_option
+from clave.demo.build import tell_gates
+from clave.demo.timeline import Timeline
+from clave.failures import EnvironmentFailure, Failure
+from clave.stack import health, lifecycle, processes
+from clave.stack.layout import Layout
+from clave.stack.supervisor import ProgramState
+from clave_contracts.registry import GateVerdict
+from rich.console import Console
+from typer.testing import CliRunner
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """A stack that is named and never asked."""
+    monkeypatch.setenv("CLAVE_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("CLAVE_API_KEY", "k")
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+class TestPredictions:
+    @pytest.mark.parametrize("pair", ["customer_id", "customer_id=", "=C00007"])
+    def test_an_entity_without_key_or_value_is_wrong_usage(self, pair):
+        done = invoke("predict", "churn", "--entity", pair)
+        assert done.exit_code == 2
+        assert "KEY=VALUE" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("content", "named"), [("{", "Invalid JSON"), ('{"inputs": [{"name": "x"}]}', r"inputs\.0\.shape")]
+    )
+    def test_a_request_that_is_none_names_the_file_and_the_place(self, tmp_path, content, named):
+        (tmp_path / "request.json").write_text(content)
+        done = invoke("predict", "churn", "--file", "request.json")
+        assert isinstance(done.exception, Failure)
+        with pytest.raises(Failure, match=rf"request\.json is no .*{named}"):
+            raise done.exception
+        assert "datatype" in done.exception.remedy
+
+    def test_a_request_file_that_is_not_there_is_named(self):
+        done = invoke("predict", "churn", "--file", "nowhere.json")
+        assert isinstance(done.exception, EnvironmentFailure)
+        assert "nowhere.json" in done.exception.what
+
+    def test_an_entity_without_features_is_pointed_out(self):
+        told = loop._absent_features(
+            {"billing": ["PRESENT", "NOT_FOUND"], "household": ["PRESENT", "PRESENT"]},
+            {"customer_id": ["C00007", "typo"]},
+        )
+        assert told == [
+            "customer_id=typo has no features in billing (NOT_FOUND); the model answered with gaps in their place."
+        ]
+
+
+def test_login_without_a_terminal_names_the_ways_to_give_a_key(monkeypatch):
+    monkeypatch.delenv("CLAVE_API_KEY")
+    done = invoke("login", "http://127.0.0.1:1")
+    assert isinstance(done.exception, EnvironmentFailure)
+    assert "--key-file" in done.exception.remedy
+    missing = invoke("login", "http://127.0.0.1:1", "--key-file", "no.key")
+    assert isinstance(missing.exception, EnvironmentFailure)
+    assert "no.key" in missing.exception.what
+
+
+def test_a_suggested_command_speaks_to_the_same_stack(tmp_path, monkeypatch):
+    assert data_dir_option(None) == ""
+    assert data_dir_option(tmp_path / ".clave") == ""
+    assert data_dir_option(tmp_path / "two words") == f" --data-dir '{tmp_path}/two words'"
+    monkeypatch.setenv("CLAVE_DATA_DIR", str(tmp_path / "two words"))
+    assert data_dir_option(tmp_path / "two words") == ""
+
+
+class TestTheDemosFolder:
+    @pytest.fixture
+    def layout(self, tmp_path) -> Layout:
+        made = Layout.at(tmp_path / "data")
+        made.create()
+        made.demo_mark.write_text("")
+        return made
+
+    @pytest.fixture(autouse=True)
+    def no_stack(self, monkeypatch, layout):
+        """Starts nothing; a stack is up when the test says so."""
+        self.running: list = []
+        monkeypatch.setattr(processes, "find_processes", lambda _stack: self.running)
+        monkeypatch.setattr(lifecycle, "stop", lambda _layout: 0)
+
+    def test_what_is_kept_is_the_users_and_no_later_demo_deletes_it(self, layout):
+        demo_command._leave(layout, keep=True)
+        assert not layout.demo_mark.exists()
+
+    def test_what_is_not_kept_may_be_deleted(self, layout):
+        demo_command._leave(layout, keep=False)
+        assert layout.demo_mark.exists()
+
+    def test_a_stack_that_up_started_is_the_users(self, layout, monkeypatch):
+        started = lifecycle.Started(already_running=True, ports=None, seconds=0.0)
+        monkeypatch.setattr(lifecycle, "start", lambda *_args, **_options: started)
+        layout.connection.write_text('{"url": "http://127.0.0.1:1", "grpc": "", "admin_key_file": "none"}')
+        done = invoke("up", "--detach", "--data-dir", str(layout.root))
+        assert done.exit_code == 0, done.output
+        assert not layout.demo_mark.exists()
+
+    def test_a_demo_beside_a_running_demo_deletes_nothing(self, layout):
+        self.running = ["a process"]
+        done = invoke("demo", "churn", "--data-dir", str(layout.root))
+        assert isinstance(done.exception, EnvironmentFailure)
+        assert "clave down --data-dir" in done.exception.remedy
+        assert layout.secrets.exists()
+
+
+def test_a_slow_start_says_what_it_waits_for(tmp_path, monkeypatch):
+    layout = Layout.at(tmp_path / "data")
+    clock = iter(range(0, 600, 3))
+    ready_after = iter([False] * 3 + [True] * 4)
+    state = ProgramState(name="trainer", state="RUNNING", pid=1, uptime_s=0, reason="")
+    supervisor = SimpleNamespace(states=lambda: {"trainer": state, "edge": state})
+    passing = SimpleNamespace(monotonic=lambda: float(next(clock)), sleep=lambda _seconds: None)
+    monkeypatch.setattr(lifecycle, "time", passing)
+
+    def check(names, *_others):
+        late = health.Health(ready=next(ready_after), waits_for="")
+        return {name: late if name == "trainer" else health.Health(ready=True, waits_for="") for name in names}
+
+    monkeypatch.setattr(lifecycle.health, "check_all", check)
+    told: list[str] = []
+    lifecycle._await(layout, supervisor, None, None, names=["trainer", "edge"], deadline=500.0, tell=told.append)
+    assert told == ["1 of 2 are ready; waiting for trainer"]
+
+
+class TestTheDemosStory:
+    @pytest.fixture
+    def page(self) -> io.StringIO:
+        return io.StringIO()
+
+    @pytest.fixture
+    def timeline(self, page) -> Timeline:
+        return Timeline(Console(file=page, width=200))
+
+    def test_gates_take_a_line_for_each_verdict(self, page, timeline):
+        gates = [
+            GateVerdict(gate=name, verdict=verdict, detail="figures " * 40)
+            for name, verdict in (("parity", "passed"), ("fairness:female", "review"), ("auc", "passed"))
+        ]
+        tell_gates(SimpleNamespace(timeline=timeline), gates)
+        lines = page.getvalue().splitlines()
+        assert [line.split("  gates ")[1] for line in lines] == ["passed: parity, auc", "for review: fairness:female"]
+        assert [len(event["figures"]["gates"]) for event in timeline.events] == [2, 1]
+
+    def test_progress_into_a_file_is_told_now_and_then(self, page, timeline, monkeypatch):
+        clock = iter(range(0, 1000, 3))
+        monkeypatch.setattr("clave.demo.timeline.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+        with timeline.bar("training") as bar:
+            for done in range(20):
+                bar.update(done / 20, f"round {done}")
+        assert 1 <= len(page.getvalue().splitlines()) < 10
