@@ -55,7 +55,8 @@ def owned(owner: httpx.Client) -> dict[str, str]:
     logged = done(owner.post(f"{MLFLOW}/logged-models", json={"experiment_id": experiment, "name": "victim"}))
     key = done(owner.post("/api/gateway/v1/keys", json={"name": f"victim-{word}", "role": "viewer"}))
     bindings = done(owner.get("/api/gateway/v1/bindings"))["bindings"]
-    records = done(owner.get("/api/gateway/v1/audit"))["records"]
+    records = done(owner.get("/api/gateway/v1/audit", params={"page_size": 200}))["records"]
+    entries = [record["entry"]["id"] for record in records if "rival" not in record["entry"]["actor"]]
     decisions = done(owner.get("/api/gateway/v1/decisions"))["decisions"]
     return {
         "model": f"victim-{word}",
@@ -68,7 +69,7 @@ def owned(owner: httpx.Client) -> dict[str, str]:
         "key_id": key["id"],
         "principal_id": key["principal"],
         "binding_id": next(each["id"] for each in bindings if each["subject"] == key["principal"]),
-        "entry_id": records[0]["entry"]["id"] if records else f"aud_{'0' * 32}",
+        "entry_id": entries[0] if entries else f"aud_{'0' * 32}",
         "decision_id": decisions[0]["id"],
     }
 
