@@ -25,7 +25,7 @@ from clave_testing.served_models import API, onnx_model, upload, version_request
 from clave_testing.stack import Stack
 from onnx import ModelProto, TensorProto, helper
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.stack
 SERVICES = ("gateway", "registry", "features", "inference", "monitor", "trainer")
 MLFLOW = "/api/2.0/mlflow"
 MIB = 1024 * 1024

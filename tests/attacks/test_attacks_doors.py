@@ -23,7 +23,7 @@ from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.patience import PATIENCE_S
 from clave_testing.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.stack
 SERVICE = "/inference.GRPCInferenceService/"
 OPEN = {"ServerLive", "ServerReady"}
 METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)

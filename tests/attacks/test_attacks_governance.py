@@ -20,12 +20,12 @@ from clave.stack import postgres, processes
 from clave.stack.layout import Layout
 from clave.stack.secrets import read_passwords
 from clave_testing.issuer import Issuer, serving_issuer
-from clave_testing.patience import BUSY_S, PATIENCE_S, wait_until
+from clave_testing.patience import BUSY_S, LONG_S, PATIENCE_S, wait_until
 from clave_testing.served_models import onnx_model, upload, version_request
 from clave_testing.servers import session_root
 from clave_testing.stack import Stack, start_part, stop_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 GATEWAY = "/api/gateway/v1"
 REGISTRY = "/api/registry/v1"
 VERSION = f"{REGISTRY}/models/churn/versions/1"
@@ -132,7 +132,7 @@ def here() -> Iterator[Installation]:
             made.becomes("vic", f"{REGISTRY}/models", 200)
             yield made
         finally:
-            subprocess.run(stop_command(data_dir), check=False, capture_output=True, timeout=120)
+            subprocess.run(stop_command(data_dir), check=False, capture_output=True, timeout=LONG_S)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from clave_testing.patience import PATIENCE_S, wait_until
 from clave_testing.stack import WEBHOOK_RECEIVER, Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.stack
 INSIDE = ("127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0")
 REDIRECTS = (300, 301, 302, 303, 307, 308)
 WEBHOOKS = "/api/registry/v1/webhooks"

@@ -17,7 +17,7 @@ from clave_testing.served_models import serve_model, upload, version_request
 from clave_testing.stack import Stack, done
 from clave_testing.tenants import Rival, fingerprint, make_rival
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.stack
 PARAMETER = re.compile(r"\{(\w+)\}")
 REGISTRY = "/api/registry/v1"
 MLFLOW = "/api/2.0/mlflow"

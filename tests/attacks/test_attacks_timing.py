@@ -17,7 +17,7 @@ from clave_common.access.api_keys import ApiKey, new_api_key, parse_api_key
 from clave_testing.patience import PATIENCE_S
 from clave_testing.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.stack
 ADDRESSES, ROUNDS = 80, 12
 SHARE_OFF_MAX = 0.1  # five standard deviations of a fair coin, at as many throws
 REQUEST = b"GET /api/registry/v1/models HTTP/1.1\r\nhost: a\r\nauthorization: Bearer %s\r\n\r\n"

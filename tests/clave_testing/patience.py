@@ -12,6 +12,8 @@ import httpx
 
 PATIENCE_S = 60.0
 """How long a test waits for an answer or a change that takes a second or two on a machine of its own."""
+LONG_S = 240.0
+"""The same for a whole training run, a rollout, or the start or end of every process."""
 BUSY_S = 20.0
 """How long a busy machine may take for what is promised within two seconds, such as the refusal of a revoked key."""
 _PAUSE_S = 0.02

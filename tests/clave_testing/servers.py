@@ -22,7 +22,7 @@ from clave.stack.launcher import UNPRIVILEGED_UID, become
 from clave.stack.postgres import binary
 from psycopg import sql
 
-from clave_testing.patience import wait_until
+from clave_testing.patience import LONG_S, wait_until
 
 ROOT_ENV = "CLAVE_TEST_SESSION"
 
@@ -201,7 +201,7 @@ def stop_servers(root: Path) -> None:
     for state in root.glob("*.json"):
         found = json.loads(state.read_text())
         if "stop" in found:
-            subprocess.run(found["stop"], check=False, capture_output=True, timeout=120)
+            subprocess.run(found["stop"], check=False, capture_output=True, timeout=LONG_S)
         if "pid" in found:
             try:
                 os.kill(found["pid"], found["signal"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from clave_testing.patience import BUSY_S, PATIENCE_S, wait_until
+from clave_testing.patience import BUSY_S, LONG_S, PATIENCE_S, wait_until
 from clave_testing.servers import session_root
 from clave_testing.stack import CLAVE, Stack, read_stack, stop_command
 
@@ -40,7 +40,7 @@ def loop():
         assert done.returncode == 0, done.stderr[-4000:]
         yield data_dir, json.loads(story.read_text())
     finally:
-        subprocess.run(stop_command(data_dir), check=False, capture_output=True, timeout=120)
+        subprocess.run(stop_command(data_dir), check=False, capture_output=True, timeout=LONG_S)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_worker_killed_in_the_middle_of_training_does_not_lose_the_run(stack):
     wait_until(
         lambda: get(stack, f"/api/trainer/v1/runs/{run_id}")["status"] in ended | {"failed"},
         what="the run to end",
-        seconds=180,
+        seconds=LONG_S,
     )
     assert get(stack, f"/api/trainer/v1/runs/{run_id}")["status"] in ended
     assert step("train")["attempt"] == 2
@@ -228,7 +228,7 @@ def test_what_the_documents_say_works(stack, language, code, tmp_path):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        program, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        program, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=LONG_S, check=False
     )
     assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     assert "not found" not in done.stdout.lower()

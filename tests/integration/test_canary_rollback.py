@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.patience import LONG_S, PATIENCE_S, wait_until
 from clave_testing.served_models import API, ROW, serve_model, upload, version_request
 from clave_testing.stack import Stack
 from onnx import TensorProto, helper
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.stack
 KNOWN = 8
 """Values of the first column that the challenger knows; it fails on any above."""
 PLAN = {"steps": [{"weight": 0.5, "bake_s": 3600, "rows_min": 50}], "step_s_max": 7200}
@@ -60,7 +60,7 @@ def test_a_canary_that_fails_goes_back_by_itself(stack: Stack) -> None:
                 seen[client.post(f"/v2/models/{name}/infer", json=row(tenure)).status_code] += 1
             return client.get(rollout).json()["finished_at"] is not None
 
-        wait_until(ended, what="the rollout to end", seconds=120)
+        wait_until(ended, what="the rollout to end", seconds=LONG_S)
         found = client.get(rollout).json()
         assert (found["state"], found["events"][-1]["by"]) == ("rolled_back", "service:registry")
         assert "error_rate" in found["outcome"]

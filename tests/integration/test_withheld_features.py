@@ -16,7 +16,7 @@ from clave_testing.served_models import API as REGISTRY
 from clave_testing.served_models import onnx_model, upload, version_request
 from clave_testing.stack import Stack, done
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.stack
 FEATURES = "/api/features/v1"
 
 

@@ -14,7 +14,7 @@ from clave_contracts.inference_grpc import open_inference_pb2 as pb
 from clave_testing.patience import PATIENCE_S, wait_until
 from edge_bench import METHOD, Running, serve_grpc, serve_upstream
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

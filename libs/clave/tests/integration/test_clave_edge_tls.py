@@ -14,11 +14,11 @@ from clave.stack import edge_process, lifecycle
 from clave.stack.certificates import ensure_certificate
 from clave.stack.layout import Layout
 from clave_contracts.inference_grpc import open_inference_pb2 as pb
-from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.patience import LONG_S, PATIENCE_S, wait_until
 from clave_testing.servers import session_root
 from edge_bench import METHOD, Running, serve_grpc, serve_upstream
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ from clave.stack.options import StackOptions
 options = StackOptions(tls=True, mutual_tls=True)
 two = ("gateway", "registry")
 layout = Layout.at(pathlib.Path(sys.argv[1]))
-lifecycle.start(layout, port=None, timeout_s=90, tell=print, services=two, options=options)
+lifecycle.start(layout, port=None, timeout_s=200, tell=print, services=two, options=options)
 """
 
 
@@ -112,7 +112,7 @@ def test_services_behind_mutual_tls_hear_the_edge_and_each_other_and_nobody_else
     layout = Layout.at(session_root() / "mutual")
     try:
         # In a process of its own: starting Postgres as root forks, which a process full of threads had better not.
-        subprocess.run([sys.executable, "-c", START, layout.root], check=True, timeout=180)
+        subprocess.run([sys.executable, "-c", START, layout.root], check=True, timeout=LONG_S)
         known = json.loads(layout.connection.read_text())
         trust = ssl.create_default_context(cafile=known["ca_file"])
         admin = {"authorization": f"Bearer {layout.admin_key.read_text().strip()}"}

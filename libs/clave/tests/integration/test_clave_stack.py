@@ -14,9 +14,9 @@ import pytest
 from clave.failures import EnvironmentFailure, StartFailed
 from clave.stack import health, lifecycle, postgres, processes
 from clave.stack.layout import Layout
-from clave_testing.patience import wait_until
+from clave_testing.patience import LONG_S, wait_until
 
-pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("clave-stack"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("clave-stack")]
 SERVICES = ("gateway",)
 
 
@@ -24,7 +24,7 @@ def up(
     layout: Layout, *, port: int | None = None, services: tuple[str, ...] = SERVICES
 ) -> tuple[lifecycle.Started, list]:
     told: list[str] = []
-    started = lifecycle.start(layout, port=port, timeout_s=180, tell=told.append, services=services)
+    started = lifecycle.start(layout, port=port, timeout_s=LONG_S, tell=told.append, services=services)
     return started, told
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from clave_testing.inference_peers import InferencePeers, RunningPeers, environment
-from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.patience import LONG_S, PATIENCE_S, wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -93,7 +93,7 @@ def service(
     ) | {"CLAVE_INFERENCE_WORKERS": str(workers)}
     running = Service(peers, variables, http_port, grpc_port, start_process(variables))
     try:
-        wait_until(running.is_ready, what="inference ready", seconds=90)
+        wait_until(running.is_ready, what="inference ready", seconds=LONG_S)
         yield running
     finally:
         if running.process.poll() is None:

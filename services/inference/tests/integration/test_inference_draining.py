@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from clave_testing.patience import PATIENCE_S, wait_until
+from clave_testing.patience import LONG_S, PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 BODY = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}]}
@@ -68,7 +68,7 @@ def test_sigterm_answers_every_request_that_was_sent(service: Any, keep_alive: b
         task = asyncio.create_task(
             callers(service, outcomes, keep_alive=keep_alive, count=12, until=lambda: outcomes.ended)
         )
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LONG_S):
             await once(lambda: len(outcomes.statuses) >= 100)
             service.process.send_signal(signal.SIGTERM)
             await task
@@ -134,14 +134,14 @@ def test_a_rolling_restart_of_the_workers_loses_nothing(service: Any) -> None:
         ]
         service.process.send_signal(signal.SIGHUP)
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(LONG_S):
                 await once(lambda: len(workers_of(service) - before) == 2)
         finally:
             done = True
         await asyncio.gather(*tasks)
 
     asyncio.run(load())
-    said = over_grpc.communicate(timeout=90)[0].splitlines()[-1].split(maxsplit=2)
+    said = over_grpc.communicate(timeout=LONG_S)[0].splitlines()[-1].split(maxsplit=2)
     assert outcomes.lost == []
     assert outcomes.never_connected == 0
     assert set(outcomes.statuses) == {200}

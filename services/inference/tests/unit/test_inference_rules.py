@@ -14,6 +14,7 @@ from clave_inference.runtime.row_ledger import RowLedger
 from clave_inference.services.prediction_log import PredictionLog
 from clave_inference.storage.artifact_cache import ArtifactCache, ArtifactDamaged
 from clave_inference.storage.spool import Spool, SpoolFull
+from clave_testing.patience import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,7 +95,7 @@ class HungRedis:
 async def test_a_store_that_hangs_holds_nobody_up_and_is_left_alone_for_a_second() -> None:
     clock, redis = Clock(), HungRedis()
     ledger, budget = RowLedger(redis, now=clock), RowBudget((Bucket("k", 1.0, 5.0),))
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         assert await taken(budget, ledger, clock, 3) == 3
     assert redis.asked == 1
 

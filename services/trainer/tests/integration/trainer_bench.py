@@ -18,7 +18,7 @@ from clave_common.database import Database
 from clave_common.migrations import migrate_async
 from clave_common.redis_client import connect_redis
 from clave_contracts.trainer import PipelineSpec, Run
-from clave_testing.patience import PATIENCE_S
+from clave_testing.patience import LONG_S, PATIENCE_S
 from clave_trainer.app import create_app
 from clave_trainer.settings import TrainerSettings
 from clave_trainer.storage.tables import METADATA
@@ -118,7 +118,7 @@ class Bench:
         assert answer.status_code == 200, answer.text
         return Run.model_validate_json(answer.content)
 
-    async def until(self, run_id: str, condition: Callable[[Run], bool], *, what: str, seconds: float = 90) -> Run:
+    async def until(self, run_id: str, condition: Callable[[Run], bool], *, what: str, seconds: float = LONG_S) -> Run:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             run = await self.run(run_id)
