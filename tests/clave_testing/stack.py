@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from clave.stack import lifecycle
@@ -19,7 +20,7 @@ _UP_S_MAX = 240
 CLAVE = [sys.executable, "-m", "clave"]
 WEBHOOK_RECEIVER = "127.0.0.9"
 """The one address of this machine that the session's stack lets webhooks reach."""
-REFUSALS_BURST = 1_000
+REFUSALS_BURST = 500
 """How many requests the session's stack refuses to one key before it holds the key back."""
 _SETTINGS = {
     "CLAVE_REGISTRY_WEBHOOK_HOSTS": f"{WEBHOOK_RECEIVER},localhost",
@@ -94,8 +95,12 @@ def start_stack(data_dir: Path) -> Stack:
 
 
 def start_part(data_dir: Path, services: tuple[str, ...]) -> Stack:
-    """Start a stack of some services only, in a folder, and describe it: each one costs seconds of processor time."""
-    lifecycle.start(Layout.at(data_dir), port=None, timeout_s=_UP_S_MAX, tell=lambda _: None, services=services)
+    """Start a stack of some services only, in a folder, and describe it: each one costs seconds of processor time.
+
+    It has no limit of refusals: whoever attacks it in a loop is refused each time by what the test is about.
+    """
+    with patch.dict(os.environ, {"CLAVE_REFUSALS_PER_MINUTE": "0"}):
+        lifecycle.start(Layout.at(data_dir), port=None, timeout_s=_UP_S_MAX, tell=lambda _: None, services=services)
     return read_stack(data_dir)
 
 

@@ -11,8 +11,10 @@ import pytest
 from clave_common.access.credentials import LocalVerifier
 from clave_common.access.engine import EmbeddedEngine
 from clave_common.access.failed_attempts import FailedAttempts
+from clave_common.access.model import Caller
 from clave_common.access.policy_bundle import PolicyBundle
 from clave_common.access.ratelimit import Limit, RateLimiter
+from clave_common.access.refusals import Refusals
 from clave_common.access.service_tokens import ServiceTokenVerifier, public_keys
 from clave_common.access.snapshot import Snapshot, SnapshotFile, encode_snapshot
 from clave_common.access.snapshot_keeper import SnapshotKeeper
@@ -98,6 +100,24 @@ async def test_without_redis_requests_go_on_and_are_still_bounded() -> None:
     limiter = RateLimiter(connect_redis("unix:///nowhere/at/all.sock"))
     limit = Limit("k", per_second=0.01, burst=3)
     assert [await _taken(limiter, [limit]) for _ in range(5)] == [True, True, True, False, False]
+
+
+async def test_refusals_count_over_processes_and_looking_charges_none(redis_url: str) -> None:
+    caller = Caller("user:mallory", "user", "acme", "api_key", 2e9, key_id="k-refused")
+    first, second = (Refusals(RateLimiter(connect_redis(redis_url)), per_minute=0.6, burst=6) for _ in range(2))
+    for _ in range(6):
+        await first.note(caller, "dec_first")
+    await first.hold_back(caller)  # as many as the limit gives
+    await second.hold_back(caller)
+    await second.note(caller, "dec_second")  # the one over it, decided here
+    with pytest.raises(ResourceExhausted) as held:
+        await second.hold_back(caller)
+    assert held.value.facts["decision_id"] == "dec_second"
+    assert 0 < (held.value.retry_after_s or 0) <= 100
+    limiter, limit = RateLimiter(connect_redis(redis_url)), Limit("looked at", per_second=0.01, burst=2)
+    assert [await limiter.wait_s([limit]) for _ in range(5)] == [0.0] * 5
+    assert [await _taken(limiter, [limit]) for _ in range(3)] == [True, True, False]
+    assert await limiter.wait_s([limit]) > 0
 
 
 class Source:

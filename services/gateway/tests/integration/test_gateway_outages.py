@@ -149,7 +149,7 @@ async def scene(service_database: Callable[[str], str], secrets_dir: Path, tmp_p
         data_dir=tmp_path / "registry",
         secrets_dir=secrets_dir,
         blob_url=(tmp_path / "blobs").as_uri(),
-        peers=PeerSettings(gateway_url=address),
+        peers=PeerSettings(gateway_url=address, refusals_per_minute=0),  # each is decided, however many
     )
     async with service_beside(settings, redis_url) as service:
         here = Scene(gateway, valkey, service, made.json()["key"])
