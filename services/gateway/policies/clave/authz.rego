@@ -95,6 +95,11 @@ reasons contains "evaluation_gate_not_passed" if {
 	not gate_ok
 }
 
+reasons contains "evaluator_not_accepted" if {
+	demands.deploys
+	not evaluator_ok
+}
+
 reasons contains "card_forbids_namespace" if {
 	demands.deploys
 	not card_namespace_ok

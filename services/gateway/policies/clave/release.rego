@@ -69,6 +69,15 @@ gate_ok if ns_rules.require_gate == false
 
 gate_ok if input.resource.properties.evaluation_gate == "passed"
 
+# An evaluation is as good as who recorded it: an environment may name whose count.
+evaluator_ok if not ns_rules.require_evaluated_by
+
+evaluator_ok if {
+	is_array(ns_rules.require_evaluated_by)
+	is_string(input.resource.properties.evaluated_by)
+	input.resource.properties.evaluated_by in ns_rules.require_evaluated_by
+}
+
 card_namespace_ok if {
 	card := input.resource.properties.card
 	is_object(card)

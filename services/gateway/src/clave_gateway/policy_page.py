@@ -90,6 +90,8 @@ def _namespaces(data: Mapping[str, Any]) -> str:
         deploys = ", ".join(rules["statuses"]["deploy"])
         signature = "required" if rules["require_signature"] else "no"
         gate = "required" if rules["require_gate"] else "no"
+        if named := rules.get("require_evaluated_by"):
+            gate += f", recorded by {', '.join(f'`{name}`' for name in named)}"
         lines.append(f"| {name} | {rules['min_approvals']} | {signature} | {gate} | {windows} | {deploys} |")
     return "\n".join(lines)
 

@@ -237,6 +237,30 @@ def test_a_quota_is_used_up_exactly(request_: dict[str, Any], jobs: object, fits
 # ---- windows
 
 
+@pytest.mark.parametrize(
+    ("named", "recorded_by", "allowed"),
+    [
+        (["service:trainer", "app:ci"], "service:trainer", True),
+        (["service:trainer", "app:ci"], "app:ci", True),
+        (["service:trainer"], "user:emil", False),
+        (["service:trainer"], ..., False),
+        ([None], None, False),
+        ([], "service:trainer", False),
+        ("service:trainer", "service:trainer", False),
+        ({"a": "service:trainer"}, "service:trainer", False),
+        (None, "service:trainer", False),
+        (False, ..., True),
+    ],
+)
+def test_an_environment_may_name_whose_evaluations_count(named: Any, recorded_by: Any, allowed: bool) -> None:
+    namespaces = sample_bundle().data["namespaces"]
+    strict = {**namespaces, "Production": {**namespaces["Production"], "require_evaluated_by": named}}
+    deployment = {"action__name": "inference:deployment.create", "subject__id": "user:emil"}
+    asked = question("p035", **deployment, resource__properties__evaluated_by=recorded_by)
+    assert reasons(asked, engine(sample_bundle(namespaces=strict))) == ([] if allowed else ["evaluator_not_accepted"])
+    assert reasons(asked, SAMPLE) == []
+
+
 def test_a_reason_of_ten_characters_breaks_the_glass_and_nine_do_not() -> None:
     for reason, expected in (("0123456789", []), ("012345678", ["outside_change_window"])):
         asked = question("p052", context__break_glass={"ticket": "INC-1234", "reason": f"  {reason}  "})

@@ -72,6 +72,7 @@ def to_version(
             "params": row.params,
             "lineage": row.lineage,
             "evaluation": row.evaluation,
+            "evaluated_by": row.evaluated_by,
             "card": row.card,
             "tags": row.tags,
             "description": row.description,

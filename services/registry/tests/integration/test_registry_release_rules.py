@@ -182,6 +182,27 @@ async def test_a_namespace_that_asks_for_a_signature_gets_one_that_verifies(benc
     assert "signed" in [event["action"] for event in history]
 
 
+async def test_a_namespace_that_names_its_evaluators_takes_nobody_elses_figures(bench: Bench) -> None:
+    await POLICY.set_windows([], require_evaluated_by=["service:trainer", "user:eve"])
+    version = await register(bench)
+    assert version["evaluated_by"] == "user:ana"
+    body = version_request([{key: version["artifacts"][0][key] for key in ("path", "digest", "size")}])
+    versions = f"{API}/models/churn/versions"
+    on_behalf = {"x-clave-on-behalf-of": "user:ana"}
+    made = await bench.call("service:trainer", "POST", versions, body, headers=on_behalf, expect=201)
+    assert made.json()["evaluated_by"] == "service:trainer"
+    bare = await bench.call("user:eve", "POST", versions, {**body, "evaluation": None}, expect=201)
+    assert bare.json()["evaluated_by"] is None, "no evaluation, no evaluator"
+    for number in (1, 2):
+        await bench.call("user:ana", "POST", f"{versions}/{number}/submit", {}, expect=200)
+    endpoint = {"name": "churn", "model": "churn"}
+    refused = await bench.call("user:eve", "POST", f"{API}/endpoints", {**endpoint, "version": 1})
+    assert (refused.status_code, refused.json()["reasons"]) == (403, ["evaluator_not_accepted"])
+    await bench.call("user:eve", "POST", f"{API}/endpoints", {**endpoint, "version": 2}, expect=201)
+    await POLICY.set_windows([])
+    await bench.call("user:eve", "POST", f"{API}/endpoints/churn/rollouts", {"version": 1}, expect=201)
+
+
 async def test_a_plans_limits_roll_back_what_the_monitor_would_let_pass(bench: Bench) -> None:
     for _ in range(2):
         version = (await register(bench))["version"]

@@ -215,6 +215,7 @@ async def test_whatever_two_tenants_do_each_reads_its_own_and_nothing_is_lost_or
 _BEFORE = """
 drop table registry.blob_links;
 drop index registry.ix_versions_manifest;
+alter table registry.versions drop column evaluated_by;
 alter table registry.blobs add column held boolean not null default false;
 update registry.alembic_version set version_num = '0102';
 """

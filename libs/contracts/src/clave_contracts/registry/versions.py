@@ -183,6 +183,7 @@ class Version(Answer):
 
     Attributes:
         unsafe_paths: Files whose kind can run code when opened; a version with any is kept and never deployed.
+        evaluated_by: Principal whose credential brought the evaluation: the trainer's service, a CI account, a person.
     """
 
     model: str
@@ -195,6 +196,7 @@ class Version(Answer):
     params: dict[str, Any] = Field(default_factory=dict)
     lineage: Lineage = Field(default_factory=Lineage)
     evaluation: Evaluation | None = None
+    evaluated_by: str | None = None
     card: CardInput = Field(default_factory=CardInput)
     tags: dict[str, str] = Field(default_factory=dict)
     description: str = ""

@@ -24,6 +24,8 @@ REMEDIES: dict[str, str] = {
     "insufficient_approvals": "More people must approve the version first: 'clave approve'.",
     "artifact_not_signed": "The version carries no verified signature, which this environment requires.",
     "evaluation_gate_not_passed": "The version has not passed its evaluation gate, which this environment requires.",
+    "evaluator_not_accepted": "Its evaluation was recorded by somebody whom this environment does not take it from "
+    "(require_evaluated_by); let the pipeline, or another principal named there, evaluate and register it.",
     "card_forbids_namespace": "The model's card does not allow this environment (allowed_namespaces).",
     "outside_change_window": "Changes wait for the next window; an incident commander with a second factor may break "
     "the glass: CLAVE_BREAK_GLASS='INC-12345 why', or the header clave-break-glass.",

@@ -82,6 +82,7 @@ _VERSION = {
 _APPROVED = {
     **_VERSION,
     "status": "approved",
+    "evaluated_by": "service:trainer",
     "approved_by": "user:bob",
     "approvals": [{"by": "user:bob", "decision": "approve", "at": _AT, "comment": "Checked the slices."}],
     "status_reason": "approved by user:bob",

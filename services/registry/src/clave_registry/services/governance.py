@@ -65,6 +65,7 @@ def version_resource(
         "approvals": [{"by": approval.by, "decision": approval.decision} for approval in approvals],
         "signature_verified": False,
         "evaluation_gate": settled_gate(version).value,
+        "evaluated_by": version.evaluated_by,
         "card": {
             "allowed_namespaces": list(version.card.get("allowed_namespaces") or []),
             "rate_limit_per_minute": version.card.get("rate_limit_per_minute"),

@@ -33,6 +33,7 @@ RELEASE_OBJECTIONS = frozenset(
         "artifact_not_signed",
         "card_forbids_namespace",
         "evaluation_gate_not_passed",
+        "evaluator_not_accepted",
         "insufficient_approvals",
         "outside_change_window",
         "status_not_allowed",

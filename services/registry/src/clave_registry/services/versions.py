@@ -128,6 +128,7 @@ class Versions:
                 "status": Stage.DRAFT.value,
                 "manifest_digest": manifest.digest,
                 **_described(request),
+                "evaluated_by": caller.subject_id if request.evaluation else None,
                 "contributors": sorted({*request.contributors, caller.acting_for}),
                 "created_by": caller.acting_for,
                 "created_at": now,

@@ -51,6 +51,7 @@ class VersionRow:
     params: dict[str, Any]
     lineage: dict[str, Any]
     evaluation: dict[str, Any] | None
+    evaluated_by: str | None
     card: dict[str, Any]
     tags: dict[str, str]
     description: str

@@ -59,6 +59,8 @@ versions = Table(
     Column("params", JSONB, nullable=False),
     Column("lineage", JSONB, nullable=False),
     Column("evaluation", JSONB, nullable=True),
+    # Whose credential brought it; none for versions that were registered before this was kept.
+    Column("evaluated_by", Text, nullable=True),
     Column("card", JSONB, nullable=False),
     Column("tags", JSONB, nullable=False),
     Column("description", Text, nullable=False),
