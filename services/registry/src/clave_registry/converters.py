@@ -7,7 +7,7 @@ from typing import Any
 from clave_contracts import registry as contract
 
 from clave_registry.domain import rollout as rules
-from clave_registry.domain.manifest import may_run_code
+from clave_registry.domain.manifest import MEDIA_TYPE_DEFAULT, may_run_code
 from clave_registry.domain.thresholds import Thresholds
 from clave_registry.domain.traffic import Route
 from clave_registry.storage.records import (
@@ -38,9 +38,14 @@ def to_model(row: ModelRow, aliases: Sequence[AliasRow]) -> contract.Model:
     )
 
 
-def to_artifacts(entries: Sequence[EntryRow]) -> list[contract.Artifact]:
-    """Show a manifest."""
-    return [contract.Artifact(path=e.path, digest=e.digest, size=e.size, media_type=e.media_type) for e in entries]
+def to_artifacts(row: VersionRow, entries: Sequence[EntryRow]) -> list[contract.Artifact]:
+    """Show a version's manifest, its files called what its registration called them."""
+    return [
+        contract.Artifact(
+            path=e.path, digest=e.digest, size=e.size, media_type=row.media_types.get(e.path, MEDIA_TYPE_DEFAULT)
+        )
+        for e in entries
+    ]
 
 
 def to_approval(row: ApprovalRow) -> contract.Approval:
@@ -66,7 +71,7 @@ def to_version(
             "version": row.version,
             "status": row.status,
             "manifest_digest": row.manifest_digest,
-            "artifacts": to_artifacts(own),
+            "artifacts": to_artifacts(row, own),
             "unsafe_paths": [entry.path for entry in own if may_run_code(entry.path)],
             "signature": row.signature,
             "params": row.params,

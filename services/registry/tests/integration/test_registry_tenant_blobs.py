@@ -143,6 +143,21 @@ async def test_a_tenant_that_deleted_its_version_lets_go_while_another_keeps_the
     assert await bench.store.size(graph) is None
 
 
+async def test_what_another_tenant_calls_the_same_files_does_not_show(bench: Bench) -> None:
+    graph = {"path": "model.onnx", **await bench.upload(onnx_model())}
+    await bench.upload(onnx_model(), who=RIVAL)
+    for who, kind in (("user:ana", "application/onnx"), (RIVAL, "application/octet-stream"), (RIVAL, "image/x-mine")):
+        await bench.call(who, "POST", f"{API}/models", {"name": "churn"})
+        body = version_request([{**graph, "media_type": kind}])
+        made = (await bench.call(who, "POST", f"{API}/models/churn/versions", body, expect=201)).json()
+        assert made["artifacts"][0]["media_type"] == kind
+    copied = {"name": "churn", "source": "models:/churn/1"}
+    copy = await bench.call("user:eve", "POST", f"{M}/model-versions/create", copied, expect=200)
+    number = copy.json()["model_version"]["version"]
+    shown = (await bench.call("user:eve", "GET", f"{API}/models/churn/versions/{number}", expect=200)).json()
+    assert shown["artifacts"][0]["media_type"] == "application/onnx"
+
+
 async def test_a_hold_keeps_what_its_own_tenant_sent_and_nothing_of_others(bench: Bench) -> None:
     await bench.upload(SECRET)
     hold = f"{API}/blobs/{sha256(SECRET)}/hold"
@@ -215,7 +230,8 @@ async def test_whatever_two_tenants_do_each_reads_its_own_and_nothing_is_lost_or
 _BEFORE = """
 drop table registry.blob_links;
 drop index registry.ix_versions_manifest;
-alter table registry.versions drop column evaluated_by;
+alter table registry.versions drop column evaluated_by, drop column media_types;
+alter table registry.manifest_entries add column media_type text not null;
 alter table registry.blobs add column held boolean not null default false;
 update registry.alembic_version set version_num = '0102';
 """
@@ -225,7 +241,7 @@ insert into registry.models (id, tenant, name, created_by, created_at, updated_a
 insert into registry.versions (model_id, version, status, manifest_digest, signature, params, lineage, card, tags,
     description, contributors, created_by, created_at, updated_at)
 select id, 1, 'draft', 'shared', '{}', '{}', '{}', '{}', '{}', '', '[]', 'x', now(), now() from registry.models;
-insert into registry.manifest_entries values ('shared', 'model.onnx', 'of versions', 1, 'x');
+insert into registry.manifest_entries values ('shared', 'model.onnx', 'of versions', 1, 'application/onnx');
 insert into registry.artifacts (tenant, path, digest, size) values ('a', 'p', 'of a run', 1);
 insert into registry.uploads (id, tenant, parts, created_by, created_at, finished_digest, finished_size)
     values ('u', 'b', 1, 'x', now(), 'in parts', 1);
@@ -244,5 +260,7 @@ def test_an_existing_registry_links_what_each_tenant_names_by_now() -> None:
         connection.execute(_SOME_DATA)
         migrate(url=url, package="clave_registry", metadata=metadata)
         found = connection.execute("select tenant, digest from registry.blob_links order by 2, 1").fetchall()
+        kinds = connection.execute("select media_types from registry.versions").fetchall()
     assert found == [("b", "held"), ("b", "in parts"), ("a", "of a run"), ("a", "of versions"), ("b", "of versions")]
+    assert kinds == [({"model.onnx": "application/onnx"},)] * 2
     assert drift(url=url, metadata=metadata) == []

@@ -15,6 +15,7 @@ from clave_common.errors import InvalidArgument
 from clave_registry.domain.artifact_path import checked_artifact_path
 
 ARTIFACTS_MAX = 2_000
+MEDIA_TYPE_DEFAULT = "application/octet-stream"
 SAFE_SUFFIXES = (".onnx", ".ubj", ".json", ".safetensors", ".npz", ".parquet", ".csv", ".txt", ".md", ".yaml", ".yml")
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".skops", ".dill", ".cloudpickle")
 _FORMATS = {".onnx": "onnx", ".ubj": "xgboost", ".xgb.json": "xgboost", ".safetensors": "safetensors"}

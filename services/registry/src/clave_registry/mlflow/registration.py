@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clave_common.access import Caller
@@ -55,7 +55,7 @@ class Origin:
 
     Attributes:
         folder: Folder of the artifact table; None where the registry holds no files of it.
-        manifest_digest: Of the version that is being copied.
+        manifest_digest, media_types: Of the version that is being copied.
         source: What to remember as the version's source.
     """
 
@@ -65,6 +65,7 @@ class Origin:
     folder: str | None = None
     manifest_digest: str | None = None
     params: dict[str, str] | None = None
+    media_types: dict[str, str] = field(default_factory=dict)
 
 
 class Registration:
@@ -107,6 +108,7 @@ class Registration:
             "status": Stage.DRAFT.value,
             "status_reason": reason,
             "manifest_digest": digest,
+            "media_types": origin.media_types,
             "signature": signature,
             "params": origin.params or {},
             "lineage": {"run_id": origin.run_id or None, "datasets": []},
@@ -186,7 +188,12 @@ async def _origin(tx: Transaction, caller: Caller, fields: Fields, found: Source
             if (run_id and run_id != row.run_id) or model_id not in {None, row.logged_model_id}:
                 raise invalid("run_id" if run_id else "model_id", run_id or model_id)
             return Origin(
-                row.source or source, row.run_id, row.logged_model_id, None, row.manifest_digest, dict(row.params)
+                row.source or source,
+                row.run_id,
+                row.logged_model_id,
+                manifest_digest=row.manifest_digest,
+                params=dict(row.params),
+                media_types=dict(row.media_types),
             )
         case FolderSource(path):
             await _require_inside(tx, caller, source, path, run_id=run_id, model_id=model_id)
@@ -242,9 +249,5 @@ async def _pinned(tx: Transaction, caller: Caller, folder: str, *, models: Diges
         return EMPTY_MANIFEST
     start = len(folder) + 1
     manifest = Manifest.of(Artifact(row["path"][start:], row["digest"], row["size"]) for row in files)
-    entries = [
-        {"path": a.path, "digest": a.digest, "size": a.size, "media_type": "application/octet-stream"}
-        for a in manifest.artifacts
-    ]
-    await versions.add_manifest(tx, manifest.digest, entries)
+    await versions.add_manifest(tx, manifest)
     return manifest.digest

@@ -53,7 +53,7 @@ class Cards:
         async with self._database.transaction() as tx:
             model_row, row = await version_of(tx, caller, model, version)
             entries = await versions.entries_of(tx, [row.manifest_digest])
-            artifacts = [artifact.model_dump() for artifact in to_artifacts(entries)]
+            artifacts = [artifact.model_dump() for artifact in to_artifacts(row, entries)]
             return build_card(await _facts(tx, model_row, row)), artifacts
 
     async def diff(self, caller: Caller, model: str, version: int, other: int | None) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _version(row: VersionRow, owner: EndpointRow, entries: list[EntryRow], *, si
             "manifest_digest": row.manifest_digest,
             "artifacts": [
                 artifact.model_dump()
-                for artifact in to_artifacts([e for e in entries if e.manifest_digest == row.manifest_digest])
+                for artifact in to_artifacts(row, [e for e in entries if e.manifest_digest == row.manifest_digest])
             ],
             "signature": row.signature,
             "status": row.status,

@@ -16,7 +16,7 @@ from clave_common.pages import decode_token, encode_token
 from clave_contracts import registry as contract
 
 from clave_registry.converters import to_version
-from clave_registry.domain.manifest import Artifact, Manifest
+from clave_registry.domain.manifest import MEDIA_TYPE_DEFAULT, Artifact, Manifest
 from clave_registry.domain.names import checked_tags
 from clave_registry.domain.version import Stage
 from clave_registry.runtime.model_inspector import ModelInspector
@@ -119,7 +119,7 @@ class Versions:
             await blobs.link(tx, model_row.tenant, (artifact.digest for artifact in manifest.artifacts), at=now)
         await _require_parent(tx, model_row, request.lineage.parent_version)
         number = await models.take_number(tx, model_row.id, at=now)
-        await versions.add_manifest(tx, manifest.digest, [artifact.model_dump() for artifact in request.artifacts])
+        await versions.add_manifest(tx, manifest)
         row = await versions.add(
             tx,
             {
@@ -127,6 +127,7 @@ class Versions:
                 "version": number,
                 "status": Stage.DRAFT.value,
                 "manifest_digest": manifest.digest,
+                "media_types": {a.path: a.media_type for a in request.artifacts if a.media_type != MEDIA_TYPE_DEFAULT},
                 **_described(request),
                 "evaluated_by": caller.subject_id if request.evaluation else None,
                 "contributors": sorted({*request.contributors, caller.acting_for}),

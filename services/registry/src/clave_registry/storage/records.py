@@ -47,6 +47,7 @@ class VersionRow:
     status: str
     status_reason: str
     manifest_digest: str
+    media_types: dict[str, str]
     signature: dict[str, Any]
     params: dict[str, Any]
     lineage: dict[str, Any]
@@ -112,7 +113,6 @@ class EntryRow:
     path: str
     digest: str
     size: int
-    media_type: str
 
 
 @dataclass(frozen=True, slots=True)

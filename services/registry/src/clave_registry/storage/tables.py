@@ -55,6 +55,8 @@ versions = Table(
     Column("status", Text, nullable=False),
     Column("status_reason", Text, nullable=False, server_default=""),
     Column("manifest_digest", Text, nullable=False),
+    # Of files that are not application/octet-stream, by path. What another tenant calls the same bytes is its own.
+    Column("media_types", JSONB, nullable=False, server_default="{}"),
     Column("signature", JSONB, nullable=False),
     Column("params", JSONB, nullable=False),
     Column("lineage", JSONB, nullable=False),
@@ -140,7 +142,6 @@ manifest_entries = Table(
     Column("path", Text, primary_key=True),
     Column("digest", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("media_type", Text, nullable=False),
     Index("ix_manifest_entries_digest", "digest"),
 )
 

@@ -8,6 +8,7 @@ from clave_common.database import Transaction
 from sqlalchemy import and_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
+from clave_registry.domain.manifest import Manifest
 from clave_registry.storage.blobs import name_manifests
 from clave_registry.storage.records import (
     ApprovalRow,
@@ -126,10 +127,13 @@ async def approvals_of(tx: Transaction, keys: Sequence[tuple[str, int]]) -> list
     return rows
 
 
-async def add_manifest(tx: Transaction, manifest_digest: str, entries: Sequence[dict[str, Any]]) -> None:
+async def add_manifest(tx: Transaction, manifest: Manifest) -> None:
     """Store a manifest's entries for the version that this transaction adds; the same ones again change nothing."""
     await name_manifests(tx)
-    rows = [{"manifest_digest": manifest_digest, **entry} for entry in entries]
+    rows = [
+        {"manifest_digest": manifest.digest, "path": a.path, "digest": a.digest, "size": a.size}
+        for a in manifest.artifacts
+    ]
     await tx.session.execute(insert(manifest_entries).on_conflict_do_nothing(), rows)
 
 

@@ -52,7 +52,7 @@ with model as (
 )
 select exists (select 1 from pointed) as pointed
 """  # noqa: S608 - constants
-_JSON = ("signature", "params", "lineage", "card", "tags", "contributors")
+_JSON = ("media_types", "signature", "params", "lineage", "card", "tags", "contributors")
 _GIVEN = (
     *("status", "status_reason", "manifest_digest", *_JSON, "description", "created_by", "created_at", "updated_at"),
     *("source", "artifact_root", "run_id", "run_link", "logged_model_id"),
