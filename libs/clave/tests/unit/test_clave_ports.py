@@ -3,7 +3,16 @@ import socket
 
 import pytest
 from clave.failures import EnvironmentFailure
-from clave.stack.ports import PUBLIC_PORT, SERVICE_PORTS, Reservations, is_free, plan_ports, read_ports, record_ports
+from clave.stack.ports import (
+    PUBLIC_PORT,
+    SERVICE_PORTS,
+    PortPlan,
+    Reservations,
+    is_free,
+    plan_ports,
+    read_ports,
+    record_ports,
+)
 
 NAMES = ("gateway", "registry", "inference", "inference.grpc")
 OTHERS_PORTS = {3000, 5000, 8000, 8080, 9000}
@@ -47,6 +56,9 @@ def test_every_name_has_a_port_of_its_own_in_the_quiet_range(tmp_path):
 
 
 def test_stacks_that_start_at_the_same_moment_choose_different_ports(tmp_path):
+    with socket.socket() as free:  # not the documented port, where another stack of this machine may listen
+        free.bind(("127.0.0.1", 0))
+        record_ports(PortPlan(public=free.getsockname()[1], services={}), tmp_path / "ports.json")
     with Reservations() as first, Reservations() as second:
         plans = [
             plan_ports(explicit=None, names=NAMES, record=tmp_path / "ports.json", seed=7, take=one.take)

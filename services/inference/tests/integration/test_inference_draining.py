@@ -96,7 +96,7 @@ def caller():
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         while not over.is_set():
             try:
-                infer(body, metadata=[("authorization", "Bearer " + key)], wait_for_ready=True, timeout=PATIENCE_S)
+                infer(body, metadata=[("authorization", "Bearer " + key)], wait_for_ready=True, timeout=60)
                 answered[0] += 1
             except grpc.RpcError as error:
                 failed.append(f"{error.code()} {error.details()}")

@@ -171,6 +171,13 @@ async def test_a_limit_is_kept_row_by_row(bench: Any, connections: Connections) 
     assert statuses.count(429) == 3
 
 
+async def test_a_tier_of_nothing_a_minute_is_no_limit(bench: Any, connections: Connections) -> None:
+    bench.point.limit = RateLimit(per_minute=0.0, burst=0.0)
+    await connections.warm(body(VALUES))
+    answers = await connections.ask(*[body(VALUES)] * 9)
+    assert {status for status, _ in answers} == {200}
+
+
 async def test_a_lease_too_small_for_all_serves_those_it_can(bench: Any, connections: Connections) -> None:
     bench.point.limit = RateLimit(per_minute=60_000.0, burst=1_000.0)
     await connections.warm(*[body(VALUES)] * 4)
