@@ -219,7 +219,10 @@ def documented() -> list:
 
 
 @pytest.mark.parametrize(("language", "code"), documented())
-def test_what_the_documents_say_works(stack, language, code, tmp_path):
+def test_what_the_documents_say_works(stack, language, code, request):
+    page = request.node.callspec.id.rpartition("-")[0]
+    folder = session_root() / "documents" / page  # one for each page: later blocks read what earlier ones wrote
+    folder.mkdir(parents=True, exist_ok=True)
     text = code.replace("http://127.0.0.1:47310", stack.url).replace(".clave/", f"{stack.data_dir}/")
     program = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
     environment = {
@@ -228,7 +231,7 @@ def test_what_the_documents_say_works(stack, language, code, tmp_path):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        program, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=LONG_S, check=False
+        program, env=environment, cwd=folder, capture_output=True, text=True, timeout=LONG_S, check=False
     )
     assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     assert "not found" not in done.stdout.lower()

@@ -11,20 +11,34 @@ import threading
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from clave_contracts.features import ApplyAnswer, FeaturesClient, IngestReport, Repository
 from clave_contracts.gateway import GatewayClient, WhoAmI
 from clave_contracts.inference import InferAnswer, InferenceClient, InferRequest, InferTensor
 from clave_contracts.monitor import FeedbackItem, FeedbackRequest, FeedbackResult, MonitorClient, Report
-from clave_contracts.registry import RegistryClient, Version
+from clave_contracts.problems import ServiceProblem
+from clave_contracts.registry import API as REGISTRY
+from clave_contracts.registry import (
+    Endpoint,
+    EndpointCreate,
+    Model,
+    ModelCreate,
+    Namespace,
+    RegistryClient,
+    SubmitRequest,
+    Version,
+)
 from clave_contracts.trainer import Run, RunCreate, TrainerClient
 
 from clave.connection import Connection, find_connection
-from clave.failures import TimedOut
+from clave.failures import Failure, TimedOut
+from clave.registration import Registration, artifact_paths, register_version
+from clave.rows import tensor_of_rows
 
 T = TypeVar("T")
+RiskClass = Literal["minimal", "limited", "high"]
 _POLL_S = 0.5
 _FINISHED = {"succeeded", "failed", "refused", "cancelled"}
 
@@ -67,6 +81,7 @@ class AsyncClient:
             # Loading the system's authorities costs some 50 ms; a plain address needs none.
             verify=self.connection.tls if self.connection.url.startswith("https:") else False,
         )
+        self._metadata: dict[str, dict[str, Any]] = {}
         self.gateway = GatewayClient(self.http)
         self.registry = RegistryClient(self.http)
         self.features = FeaturesClient(self.http)
@@ -95,6 +110,7 @@ class AsyncClient:
         endpoint: str,
         *,
         entities: dict[str, list[Any]] | None = None,
+        rows: Any = None,
         inputs: Sequence[InferTensor] = (),
         parameters: dict[str, Any] | None = None,
     ) -> InferAnswer:
@@ -103,9 +119,17 @@ class AsyncClient:
         Args:
             endpoint: Name of the endpoint or of a registered model.
             entities: Entity keys, column by column; the service then reads the features itself.
-            inputs: Tensors, when the caller brings the features.
+            rows: Features that the caller brings: a DataFrame, an array or a list of lists, one row each prediction.
+            inputs: The same as tensors, for models of several inputs.
             parameters: Further request parameters of the protocol.
+
+        Raises:
+            ValueError: The rows are not what the model takes.
         """
+        if rows is not None:
+            if endpoint not in self._metadata:
+                self._metadata[endpoint] = await self.inference.metadata(endpoint)
+            inputs = [*inputs, tensor_of_rows(self._metadata[endpoint], rows)]
         merged = {**(parameters or {}), **({"entities": entities} if entities else {})}
         return await self.inference.infer(endpoint, InferRequest(parameters=merged, inputs=list(inputs)))
 
@@ -124,6 +148,72 @@ class AsyncClient:
     async def version(self, model: str, version: int) -> Version:
         """Describe a model version."""
         return await self.registry.version(model, version)
+
+    async def create_model(
+        self, name: str, *, risk_class: RiskClass = "minimal", description: str = "", exist_ok: bool = False
+    ) -> Model:
+        """Create a registered model.
+
+        Args:
+            name: Its name.
+            risk_class: How many people approve its versions, and what their cards must say.
+            description: What it predicts.
+            exist_ok: Whether one of this name is taken as it is.
+        """
+        asked = ModelCreate(name=name, risk_class=risk_class, description=description)
+        try:
+            return await self.registry.create_model(asked)
+        except ServiceProblem as problem:
+            if not exist_ok or problem.problem.get("code") != "already_exists":
+                raise
+            return await self.registry.get(Model, f"{REGISTRY}/models/{name}")
+
+    async def register_version(
+        self,
+        model: str,
+        files: str | Path | Mapping[str, str | Path],
+        *,
+        reference: str | Path | None = None,
+        columns: Sequence[str] = (),
+        score: str | None = None,
+        threshold: float = 0.5,
+        params: Mapping[str, Any] | None = None,
+        description: str = "",
+        card: Mapping[str, Any] | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Register a model that was made elsewhere as the next version.
+
+        Args:
+            model: A registered model.
+            files: The ONNX file; or every file by its path in the version, ``model.onnx`` among them.
+            reference: Parquet of rows to monitor against: the columns, ``score``, and ``label`` where it is known.
+            columns: Names of the input's columns, in order.
+            score: Output that holds the score, ``probabilities:1`` for a column of it.
+            threshold: Score at or above which the predicted class is 1, 0 to 1.
+            params: Hyperparameters.
+            description: What is new in it.
+            card: What only people know for the card, such as ``intended_use``.
+            evaluation: ``metrics`` by split, ``gates`` with their verdicts, ``passed``; Production asks for one.
+
+        Raises:
+            EnvironmentFailure: A file is not there.
+            Failure: The card or the evaluation is not of the registry's form.
+        """
+        told = Registration(columns, score, threshold, params or {}, description, card or {}, evaluation)
+        return await register_version(self.registry, model, artifact_paths(files, reference), told)
+
+    async def submit(self, model: str, version: int, *, namespace: Namespace = "Production") -> Version:
+        """Ask for a version's approval; it may come at once where policy needs no person."""
+        return await self.registry.submit(model, version, SubmitRequest(namespace=namespace))
+
+    async def create_endpoint(
+        self, name: str, *, model: str, version: int | None = None, namespace: Namespace = "Production"
+    ) -> Endpoint:
+        """Create an endpoint; a version given goes live at once."""
+        return await self.registry.create_endpoint(
+            EndpointCreate(name=name, model=model, version=version, namespace=namespace)
+        )
 
     async def apply(self, repository: Repository, *, dry_run: bool = False) -> ApplyAnswer:
         """Bring the feature store to a repository's state."""
@@ -201,7 +291,11 @@ class Client:
             return await awaitable
 
         work: Coroutine[Any, Any, T] = _await()
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except (ServiceProblem, Failure) as refusal:
+            # Twenty frames of the event loop say nothing about a refusal.
+            raise refusal.with_traceback(None) from None
 
     def whoami(self) -> WhoAmI:
         """Ask who the key belongs to."""
@@ -212,11 +306,12 @@ class Client:
         endpoint: str,
         *,
         entities: dict[str, list[Any]] | None = None,
+        rows: Any = None,
         inputs: Sequence[InferTensor] = (),
         parameters: dict[str, Any] | None = None,
     ) -> InferAnswer:
         """Ask an endpoint for predictions; see `AsyncClient.predict`."""
-        return self.call(self.api.predict(endpoint, entities=entities, inputs=inputs, parameters=parameters))
+        return self.call(self.api.predict(endpoint, entities=entities, rows=rows, inputs=inputs, parameters=parameters))
 
     def send_feedback(self, items: Sequence[FeedbackItem | Mapping[str, Any]]) -> FeedbackResult:
         """Tell what really happened after predictions, at most 10,000 at once; see `AsyncClient.send_feedback`."""
@@ -229,6 +324,52 @@ class Client:
     def version(self, model: str, version: int) -> Version:
         """Describe a model version."""
         return self.call(self.api.version(model, version))
+
+    def create_model(
+        self, name: str, *, risk_class: RiskClass = "minimal", description: str = "", exist_ok: bool = False
+    ) -> Model:
+        """Create a registered model; see `AsyncClient.create_model`."""
+        return self.call(self.api.create_model(name, risk_class=risk_class, description=description, exist_ok=exist_ok))
+
+    def register_version(
+        self,
+        model: str,
+        files: str | Path | Mapping[str, str | Path],
+        *,
+        reference: str | Path | None = None,
+        columns: Sequence[str] = (),
+        score: str | None = None,
+        threshold: float = 0.5,
+        params: Mapping[str, Any] | None = None,
+        description: str = "",
+        card: Mapping[str, Any] | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Register a model that was made elsewhere as the next version; see `AsyncClient.register_version`."""
+        return self.call(
+            self.api.register_version(
+                model,
+                files,
+                reference=reference,
+                columns=columns,
+                score=score,
+                threshold=threshold,
+                params=params,
+                description=description,
+                card=card,
+                evaluation=evaluation,
+            )
+        )
+
+    def submit(self, model: str, version: int, *, namespace: Namespace = "Production") -> Version:
+        """Ask for a version's approval; it may come at once where policy needs no person."""
+        return self.call(self.api.submit(model, version, namespace=namespace))
+
+    def create_endpoint(
+        self, name: str, *, model: str, version: int | None = None, namespace: Namespace = "Production"
+    ) -> Endpoint:
+        """Create an endpoint; a version given goes live at once."""
+        return self.call(self.api.create_endpoint(name, model=model, version=version, namespace=namespace))
 
     def apply(self, repository: Repository, *, dry_run: bool = False) -> ApplyAnswer:
         """Bring the feature store to a repository's state."""

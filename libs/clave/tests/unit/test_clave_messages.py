@@ -3,10 +3,12 @@
 import io
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from clave.cli import demo as demo_command
 from clave.cli import loop
 from clave.cli.app import app
+from clave.cli.logs import readable
 from clave.cli.options import data_dir_option
 from clave.demo.build import tell_gates
 from clave.demo.timeline import Timeline
@@ -14,6 +16,7 @@ from clave.failures import EnvironmentFailure, Failure
 from clave.stack import health, lifecycle, processes
 from clave.stack.layout import Layout
 from clave.stack.supervisor import ProgramState
+from clave_contracts.problems import unreachable
 from clave_contracts.registry import GateVerdict
 from rich.console import Console
 from typer.testing import CliRunner
@@ -166,3 +169,43 @@ class TestTheDemosStory:
             for done in range(20):
                 bar.update(done / 20, f"round {done}")
         assert 1 <= len(page.getvalue().splitlines()) < 10
+
+
+class TestLogs:
+    ENTRY = (
+        '{"module": "clave_common.problems", "path": "/card", "event": "request_failed", "level": "error", '
+        '"timestamp": "2026-11-22T14:31:21.829100Z", "exception": "Traceback\\n  File x\\nKeyError: run"}'
+    )
+
+    def test_an_entry_is_a_sentence_and_an_exception_its_last_line(self):
+        told = readable(self.ENTRY)
+        assert told == "14:31:21 error   request_failed path=/card [KeyError: run; --raw shows where]"
+
+    @pytest.mark.parametrize("line", ["LOG:  checkpoint starting: time", "{not json", "[1]", '{"no": "happening"}'])
+    def test_other_lines_stay_as_they_are(self, line):
+        assert readable(f"{line}\n") == line
+
+    def test_a_strangers_text_in_an_entry_steers_no_terminal_and_forges_no_line(self):
+        told = readable('{"event": "request", "model": "\\u001b[2Jx\\n14:00:00 info all is well"}')
+        assert "\x1b" not in told
+        assert "\n" not in told
+
+    def test_each_process_is_named_and_raw_is_as_written(self, tmp_path):
+        logs = tmp_path / "data" / "logs"
+        logs.mkdir(parents=True)
+        (logs / "registry.log").write_text(f"{self.ENTRY}\n")
+        (logs / "worker.log").write_text("ready\n")
+        (logs / "monitor.log").write_text("")
+        folder = str(tmp_path / "data")
+        assert [line.split("|")[0] for line in invoke("logs", "--data-dir", folder).stdout.splitlines()] == [
+            "registry ",
+            "worker   ",
+        ]
+        assert invoke("logs", "registry", "--raw", "--data-dir", folder).stdout == f"{self.ENTRY}\n"
+        assert "logged nothing" in invoke("logs", "monitor", "--data-dir", folder).stderr
+
+
+def test_no_answer_says_why():
+    problem = unreachable(httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER]"), "https://stack")
+    assert str(problem) == "https://stack does not answer (ConnectError: [SSL: WRONG_VERSION_NUMBER])."
+    assert str(unreachable(httpx.ReadTimeout(""), "http://stack")) == "http://stack does not answer (ReadTimeout)."

@@ -28,7 +28,8 @@ class ServiceProblem(Exception):
 
 def unreachable(error: httpx.TransportError, base_url: str) -> ServiceProblem:
     """Describe a call that got no answer."""
-    return ServiceProblem(0, {"code": "unreachable", "detail": f"{base_url} does not answer ({type(error).__name__})."})
+    why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return ServiceProblem(0, {"code": "unreachable", "detail": f"{base_url} does not answer ({why})."})
 
 
 def checked(response: httpx.Response) -> httpx.Response:

@@ -56,6 +56,12 @@ def test_a_version_without_evaluation_says_so() -> None:
     assert "not evaluated" in render_html(card)
 
 
+def test_an_evaluation_from_elsewhere_needs_no_run() -> None:
+    card = build_card(facts(lineage={}, links={"lineage": "/api"}))
+    assert "Evaluated on 1,409 rows.\n" in render_markdown(card)
+    assert render_html(card)
+
+
 def test_every_group_and_every_measure_of_a_protected_attribute_gets_its_own_line() -> None:
     evaluation = dict(facts().evaluation or {})
     ratio = {"group": "1", "reference": "0", "estimate": 0.43, "low": 0.37, "high": 0.5, "n": 240}

@@ -3,7 +3,7 @@
 import pytest
 from clave_contracts.registry import Signature, TensorSpec
 from clave_registry.runtime.model_inspector import ModelFacts, TensorFacts
-from clave_registry.services.declared_signature import SignatureMismatch, require_declared
+from clave_registry.services.declared_signature import SignatureMismatch, completed, require_declared
 
 OUTPUT = TensorSpec(name="score", datatype="FP32", shape=[-1, 1])
 
@@ -59,6 +59,33 @@ def test_a_graph_is_as_wide_as_the_declared_columns() -> None:
     require_declared(declared(["a", "b", "c"]), graph, path="model.onnx")
     with pytest.raises(SignatureMismatch, match="has 3 columns, and 2 are named"):
         require_declared(declared(["a", "b"]), graph, path="model.onnx")
+
+
+GRAPH_FACTS = ModelFacts(
+    (TensorFacts("input", "FP32", (-1, 3)),), (TensorFacts("score", "FP32", (-1, 1)),), {"": 17}, ("MatMul",)
+)
+
+
+def test_inputs_and_outputs_left_out_are_the_graphs_and_the_rest_stays() -> None:
+    told = Signature(columns=["a", "b", "c"], positive_output="score:0", threshold=0.4)
+    found = completed(told, GRAPH_FACTS, path="model.onnx")
+    assert found == declared(["a", "b", "c"]).model_copy(update={"positive_output": "score:0", "threshold": 0.4})
+    assert completed(declared(["a"]), GRAPH_FACTS, path="model.onnx") == declared(["a"])
+    assert completed(told, booster(), path="model.ubj") == told
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ("scroe:0", r"said to be 'scroe', and the graph gives \['score'\]"),
+        ("score:1", "column 1 of 'score', which has 1"),
+        ("score:x", "no number"),
+    ],
+)
+def test_a_score_that_the_graph_does_not_give_is_refused(score: str, told: str) -> None:
+    with pytest.raises(SignatureMismatch, match=told):
+        wrong = declared([]).model_copy(update={"positive_output": score})
+        require_declared(wrong, GRAPH_FACTS, path="model.onnx")
 
 
 def test_files_of_other_formats_declare_nothing() -> None:

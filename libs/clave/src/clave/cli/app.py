@@ -12,6 +12,7 @@ from clave.cli import (
     governance,
     holds,
     lineage,
+    logs,
     loop,
     people,
     registry,
@@ -58,6 +59,7 @@ def clave(
 
 
 stack.register(app)
+logs.register(app)
 demo.register(app)
 loop.register(app)
 registry.register(app)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FAILED, _ENVIRONMENT, _REFUSED, _TIMED_OUT = 1, 3, 4, 5
 _WHERE_TO_LOOK = {
-    "model_not_found": "`clave models list` shows the registered models.",
+    "model_not_found": "`clave models list` shows the registered models, `clave models create` makes one.",
     "version_not_found": "`clave models show MODEL` lists its versions.",
     "endpoint_not_found": "`clave endpoints list` shows the endpoints.",
     "model_unknown": "`clave endpoints list` shows the endpoints, `clave endpoints create` makes one.",
@@ -73,7 +73,7 @@ def _tell_problem(problem: "ServiceProblem") -> int:
     if (look := _WHERE_TO_LOOK.get(str(problem.problem.get("code")))) is not None:
         say(f"  {look}")
     if problem.status in _AWAY:
-        say("  Look at `clave status`.")
+        say("  `clave status` shows a local stack's processes; `clave config` where the address comes from.")
         return _ENVIRONMENT
     if problem.status in _REFUSALS:
         return _REFUSED

@@ -330,6 +330,8 @@ def show_report(session: Session, *, endpoint: _ENDPOINT) -> None:
         f"{report.endpoint}: {report.model} v{report.model_version} is {report.state}; "
         f"{report.rows} rows, {report.windows} windows"
     )
+    if not report.windows:
+        say("  Drift is judged by whole windows of predictions, and the first is not full yet.")
     for title, figures in (
         ("realised", report.performance.realised),
         ("estimated", report.performance.estimated),

@@ -67,6 +67,7 @@ def start(
         return await client.registry.post(Rollout, f"{API}/endpoints/{endpoint}/rollouts", body)
 
     _show_rollout(session, session.ask(ask))
+    say(f"watch it: clave rollout watch {endpoint}")
 
 
 def _step(text: str) -> dict[str, float]:

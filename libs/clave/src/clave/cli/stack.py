@@ -1,8 +1,7 @@
-"""Commands for the local stack: up, down, status, logs, doctor, restart, edge render."""
+"""Commands for the local stack: up, down, status, doctor, restart, edge render."""
 
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from clave.stack.layout import Layout
 
 _GROUP = "Stack"
-_FOLLOW_S = 0.3
 _STATUS_S = 5.0
 
 
@@ -25,7 +23,6 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=_GROUP)(up)
     app.command(rich_help_panel=_GROUP)(down)
     app.command(rich_help_panel=_GROUP)(status)
-    app.command(rich_help_panel=_GROUP)(logs)
     app.command(rich_help_panel=_GROUP)(doctor)
     app.command(rich_help_panel=_GROUP)(restart)
     edge = typer.Typer(no_args_is_help=True, help="The edge: Envoy's configuration and its hot restart.")
@@ -194,50 +191,6 @@ def status(*, data_dir: DataDir = None, output: OutputOption = Output.TABLE) -> 
         say(f"{found.url}  {human_bytes(found.memory_bytes)} in all, data in {found.data_dir}")
     if not found.healthy:
         raise typer.Exit(1)
-
-
-def logs(
-    service: Annotated[str | None, typer.Argument(help="One process; all when left out.", show_default=False)] = None,
-    *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines of each.")] = 40,
-    data_dir: DataDir = None,
-) -> None:
-    """Show the logs, newest last."""
-    layout = _layout(data_dir)
-    known = {path.stem: path for path in sorted(layout.logs.glob("*.log"))}
-    if not known:
-        raise EnvironmentFailure(f"There are no logs in {layout.logs}.", remedy="Start the stack with `clave up`.")
-    if service is not None and service not in known:
-        raise EnvironmentFailure(f"There is no log of {service!r}.", remedy=f"There are: {', '.join(known)}.")
-    chosen = {service: known[service]} if service else known
-    offsets = {}
-    for name, path in chosen.items():
-        with path.open(errors="replace") as file:
-            for line in deque(file, maxlen=lines):
-                _print_line(name, line, prefix=service is None)
-            offsets[name] = file.tell()
-    while follow:
-        for name, path in chosen.items():
-            offsets[name] = _print_new(name, path, offsets[name], prefix=service is None)
-        sys.stdout.flush()
-        time.sleep(_FOLLOW_S)
-
-
-def _print_new(name: str, path: Path, offset: int, *, prefix: bool) -> int:
-    """Print what was appended; a file shorter than before was rotated and is read from its start."""
-    if not path.exists():
-        return 0
-    start = offset if path.stat().st_size >= offset else 0
-    with path.open(errors="replace") as file:
-        file.seek(start)
-        for line in file:
-            _print_line(name, line, prefix=prefix)
-        return file.tell()
-
-
-def _print_line(name: str, line: str, *, prefix: bool) -> None:
-    sys.stdout.write(f"{name:<10} | {line}" if prefix else line)
 
 
 def doctor(*, data_dir: DataDir = None, output: OutputOption = Output.TABLE) -> None:

@@ -1,13 +1,14 @@
-"""Commands about model versions: show, submit, approve, reject, archive, history, bill of materials, signatures."""
+"""Commands about model versions: create, show, submit, approve, reject, archive, history, ML-BOM, signatures."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clave.cli.output import show_json
+from clave.cli.output import say, show_json
 from clave.cli.session import Session, connected
-from clave.failures import Refused
+from clave.failures import EnvironmentFailure, Failure, Refused
 
 if TYPE_CHECKING:
     from clave_contracts.registry import Version, VersionSignatures
@@ -22,7 +23,10 @@ _NAMESPACE = Annotated[str, typer.Option(help="For which environment.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    versions = typer.Typer(no_args_is_help=True, help="Model versions: show, submit, approve, reject, archive, sign.")
+    versions = typer.Typer(
+        no_args_is_help=True, help="Model versions: create, show, submit, approve, reject, archive, sign."
+    )
+    versions.command("create")(connected(create))
     versions.command("show")(connected(show_version))
     versions.command("submit")(connected(submit))
     versions.command("approve")(connected(approve))
@@ -40,6 +44,77 @@ def _path(model: str, version: int) -> str:
     from clave_contracts.registry import API  # noqa: PLC0415
 
     return f"{API}/models/{model}/versions/{version}"
+
+
+def create(
+    session: Session,
+    *,
+    model: _MODEL,
+    file: Annotated[list[str], typer.Argument(help="The ONNX file, and further ones as PATH-IN-THE-VERSION=FILE.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet to monitor against: the columns, `score`, and `label` where it is known.", show_default=False
+        ),
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Names of the input's columns, in order.", show_default=False)
+    ] = "",
+    score: Annotated[
+        str | None, typer.Option(help="Output that holds the score, as score:0 for a column.", show_default=False)
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Score at or above which the class is 1.")] = 0.5,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="JSON with metrics, gates and passed; Production asks for one.", show_default=False),
+    ] = None,
+    description: Annotated[str, typer.Option(help="What is new in it.")] = "",
+) -> None:
+    """Register a model that was made elsewhere; inputs and outputs are read from its ONNX graph."""
+    from clave.registration import artifact_paths  # noqa: PLC0415
+
+    files: dict[str, str | Path] = {}
+    for text in file:
+        name, equals, path = text.partition("=")
+        files |= {name: path} if equals else artifact_paths(text)
+    paths = artifact_paths(files, reference)
+    names = [name.strip() for name in columns.split(",")] if columns else []
+    judged = None if evaluation is None else _read_evaluation(evaluation)
+
+    async def ask(client: "AsyncClient") -> "Version":
+        return await client.register_version(
+            model,
+            paths,
+            columns=names,
+            score=score,
+            threshold=threshold,
+            description=description,
+            evaluation=judged,
+        )
+
+    answer = session.ask(ask)
+    signature = answer.signature
+    session.show(
+        answer,
+        {
+            "version": f"{answer.model} v{answer.version}",
+            "status": answer.status,
+            "takes": ", ".join(f"{t.name} {t.datatype} {t.shape}" for t in signature.inputs),
+            "gives": ", ".join(f"{t.name} {t.datatype} {t.shape}" for t in signature.outputs),
+            "manifest": f"sha256:{answer.manifest_digest}",
+        },
+    )
+    say(f"next: clave versions submit {answer.model} {answer.version}")
+
+
+def _read_evaluation(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise EnvironmentFailure(f"{file} cannot be read as JSON: {error}.", remedy="Name the evaluation.") from error
+    if not isinstance(found, dict):
+        raise Failure(f"{file} is no object with metrics, gates and passed.")
+    return found
 
 
 def show_version(session: Session, *, model: _MODEL, version: _VERSION) -> None:

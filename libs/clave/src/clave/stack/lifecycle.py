@@ -337,7 +337,7 @@ def _await(
     failing_since: dict[str, float] = {}
     waiting = list(names)
     answers: dict[str, health.Health] = {}
-    told_at = time.monotonic()
+    told, told_at = waiting, time.monotonic()
     while waiting:
         now = time.monotonic()
         states = supervisor.states()
@@ -359,8 +359,8 @@ def _await(
                 remedy=f"The whole log: {layout.log(waiting[0])}; more time with --timeout SECONDS.",
                 log=tail(layout, waiting[0]),
             )
-        if waiting and tell is not None and now - told_at > _WORD_S:
-            told_at = now
+        if waiting and tell is not None and now - told_at > (_WORD_S if waiting != told else 4 * _WORD_S):
+            told, told_at = waiting, now
             tell(f"{len(names) - len(waiting)} of {len(names)} are ready; waiting for {', '.join(waiting)}")
         if waiting:
             time.sleep(_POLL_S)

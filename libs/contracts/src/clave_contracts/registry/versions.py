@@ -33,14 +33,15 @@ class Signature(Request):
     """What a model takes and gives.
 
     Attributes:
+        inputs, outputs: The graph's; where a registration leaves both out, they are read from ``model.onnx``.
         columns: Names of the input's columns, in order.
         levels: Levels of categorical columns, in the order of their codes.
         positive_output: Output and column that hold the score, ``probabilities:1``.
         threshold: Score at or above which the predicted class is 1.
     """
 
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
+    inputs: list[TensorSpec] = Field(default_factory=list)
+    outputs: list[TensorSpec] = Field(default_factory=list)
     columns: list[str] = Field(default_factory=list)
     levels: dict[str, list[str]] = Field(default_factory=dict)
     positive_output: str | None = None
@@ -159,7 +160,7 @@ class VersionCreate(Request):
     """A version to register: artifacts that were uploaded before, and everything known about them."""
 
     artifacts: list[Artifact]
-    signature: Signature
+    signature: Signature = Field(default_factory=Signature)
     params: dict[str, Any] = Field(default_factory=dict)
     lineage: Lineage = Field(default_factory=Lineage)
     evaluation: Evaluation | None = None

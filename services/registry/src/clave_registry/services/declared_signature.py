@@ -5,7 +5,7 @@ The ONNX graph that is served must have exactly the declared inputs, and every d
 order: a booster fed with columns in another order answers without an error, and wrongly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from clave_common.errors import InvalidArgument
 from clave_contracts import registry as contract
@@ -36,7 +36,7 @@ def require_declared(declared: contract.Signature, facts: ModelFacts, *, path: s
         SignatureMismatch: They differ; carries every difference.
     """
     if path == GRAPH:
-        faults = [*_graph_faults(declared, facts), *_width_faults(declared, facts)]
+        faults = [*_graph_faults(declared, facts), *_width_faults(declared, facts), *_score_faults(declared, facts)]
         told = "the graph"
     elif model_format(path) == "xgboost":
         faults, told = list(_tree_faults(declared, facts)), f"'{path}'"
@@ -46,6 +46,17 @@ def require_declared(declared: contract.Signature, facts: ModelFacts, *, path: s
         raise SignatureMismatch(
             f"The declared signature differs from {told}: {'; '.join(faults)}.", path=path, faults=faults
         )
+
+
+def completed(declared: contract.Signature, facts: ModelFacts, *, path: str) -> contract.Signature:
+    """Take inputs and outputs from the graph where the caller declared neither; the rest stays as declared."""
+    if path != GRAPH or declared.inputs or declared.outputs:
+        return declared
+    return declared.model_copy(update={"inputs": _specs(facts.inputs), "outputs": _specs(facts.outputs)})
+
+
+def _specs(tensors: Iterable[TensorFacts]) -> list[contract.TensorSpec]:
+    return [contract.TensorSpec(name=t.name, datatype=t.datatype, shape=list(t.shape)) for t in tensors]
 
 
 def _graph_faults(declared: contract.Signature, facts: ModelFacts) -> Iterator[str]:
@@ -67,6 +78,19 @@ def _width_faults(declared: contract.Signature, facts: ModelFacts) -> Iterator[s
     (tensor,) = facts.inputs
     if len(tensor.shape) == _MATRIX and tensor.shape[1] not in {-1, len(declared.columns)}:
         yield f"'{tensor.name}' has {tensor.shape[1]} columns, and {len(declared.columns)} are named"
+
+
+def _score_faults(declared: contract.Signature, facts: ModelFacts) -> Iterator[str]:
+    if declared.positive_output is None:
+        return
+    name, _, column = declared.positive_output.partition(":")
+    found = next((tensor for tensor in facts.outputs if tensor.name == name), None)
+    if found is None:
+        yield f"the score is said to be '{name}', and the graph gives {sorted(tensor.name for tensor in facts.outputs)}"
+    elif column and not column.isdigit():
+        yield f"the score is said to be column '{column}' of '{name}', which is no number"
+    elif column and len(found.shape) == _MATRIX and 0 <= found.shape[1] <= int(column):
+        yield f"the score is said to be column {column} of '{name}', which has {found.shape[1]}"
 
 
 def _tree_faults(declared: contract.Signature, facts: ModelFacts) -> Iterator[str]:

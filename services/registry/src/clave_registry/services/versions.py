@@ -20,7 +20,7 @@ from clave_registry.domain.manifest import MEDIA_TYPE_DEFAULT, Artifact, Manifes
 from clave_registry.domain.names import checked_tags
 from clave_registry.domain.version import Stage
 from clave_registry.runtime.model_inspector import ModelInspector
-from clave_registry.services.declared_signature import require_declared
+from clave_registry.services.declared_signature import completed, require_declared
 from clave_registry.services.governance import (
     announce,
     reach_of,
@@ -94,11 +94,14 @@ class Versions:
             tenant = (await model_named(tx, caller, model)).tenant
             await _require_blobs(tx, manifest, reach=reach_of(caller))
         await self._require_bytes(manifest)
+        signature = request.signature
         for artifact in manifest.models:
             facts = await self._inspector.inspect(
                 self._store.read(artifact.digest), path=artifact.path, digest=artifact.digest, tenant=tenant
             )
-            require_declared(request.signature, facts, path=artifact.path)
+            signature = completed(signature, facts, path=artifact.path)
+            require_declared(signature, facts, path=artifact.path)
+        request = request.model_copy(update={"signature": signature})
         async with self._database.transaction() as tx:
             return await self._insert(tx, caller, model, request, manifest)
 
