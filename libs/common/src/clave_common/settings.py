@@ -35,6 +35,7 @@ class PeerSettings(BaseSettings):
     oidc_jwks_url: str | None = None
     oidc_subject_claim: str = "preferred_username"
     oidc_groups_claim: str = "groups"
+    oidc_application_claim: str | None = None
     oidc_tenant_claim: str | None = None
     refusals_per_minute: float = Field(default=60.0, ge=0)
     refusals_burst: float = Field(default=60.0, ge=1)

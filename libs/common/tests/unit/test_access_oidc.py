@@ -52,6 +52,36 @@ async def test_an_address_names_somebody_once_the_provider_has_verified_it() -> 
             await provider.subject(email="ana@acme.example", **verified)
 
 
+@pytest.mark.parametrize(
+    ("setting", "claims", "name"),
+    [
+        (None, {"gty": "client-credentials"}, "user:ana"),
+        ("gty=client-credentials", {"gty": "client-credentials"}, "app:42"),
+        ("gty=client-credentials", {"gty": "password"}, "user:ana"),
+        ("gty=client-credentials", {"gty": ["client-credentials"]}, "user:ana"),
+        ("gty=client-credentials", {}, "user:ana"),
+        ("client_id", {"client_id": "shop"}, "app:42"),
+        ("client_id", {}, "user:ana"),
+        ("", {"": ""}, "user:ana"),
+    ],
+)
+async def test_an_application_is_told_from_a_person_by_the_claim_that_is_named(
+    setting: str | None, claims: dict[str, Any], name: str
+) -> None:
+    provider = Provider(application_claim=setting)
+    token = provider.token(preferred_username="ana", amr=["mfa"], **claims)
+    caller = await provider.verifier.verify(token, source_ip=None)
+    assert (caller.subject_id, caller.subject_type) == (name, name.partition(":")[0])
+    assert caller.amr == (() if name.startswith("app:") else ("mfa",))
+
+
+async def test_an_application_without_a_usable_name_is_refused() -> None:
+    provider = Provider(application_claim="client_id")
+    for sub in ("", "a b", 7, "x" * 201):
+        with pytest.raises(Unauthenticated):
+            await provider.subject(client_id="shop", preferred_username="ana", sub=sub)
+
+
 @pytest.mark.parametrize("tenant", [None, "", "*", 1])
 async def test_a_token_without_a_tenant_of_its_own_is_refused(tenant: Any) -> None:
     provider = Provider(tenant_claim="org")

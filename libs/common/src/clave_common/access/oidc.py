@@ -3,7 +3,8 @@
 Issuer, audience and algorithms are pinned by settings; nothing in a token chooses how it is checked. The provider's
 keys are fetched from the configured JWKS address only (never from ``jku`` or ``x5u``), by one request at a time however
 many tokens wait for them, and cached. A person is named by one claim: a token without it names nobody, because another
-claim of the same value may be another person's.
+claim of the same value may be another person's. A token that an application got for itself (OAuth 2.0, client
+credentials) is told by a claim that providers write differently, so a setting names it; without one it is a person's.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from joserfc.jwt import JWTClaimsRegistry
 
-from clave_common.access.model import Caller
+from clave_common.access.model import Caller, SubjectType
 from clave_common.errors import Unauthenticated, Unavailable
 
 _LEEWAY_S = 30
@@ -37,6 +38,8 @@ class OidcSettings:
     Attributes:
         algorithms: Signature algorithms accepted, asymmetric ones only.
         subject_claim: Claim that names the person; becomes ``user:<value>``.
+        application_claim: What marks the token of an application: ``name=value``, or ``name`` where its presence
+            does. Such a caller is ``app:<sub>``.
         tenant_claim: Claim that names the tenant; `tenant` applies where it is absent.
     """
 
@@ -46,6 +49,7 @@ class OidcSettings:
     algorithms: tuple[str, ...] = ("RS256", "ES256", "Ed25519")
     subject_claim: str = "preferred_username"
     groups_claim: str = "groups"
+    application_claim: str | None = None
     tenant_claim: str | None = None
     tenant: str = "default"
     keys_s: float = 600.0
@@ -89,33 +93,37 @@ class OidcVerifier:
             return False
 
     async def verify(self, token: str, *, source_ip: str | None) -> Caller:
-        """Return the person behind a token.
+        """Return the person, or the application, behind a token.
 
         Raises:
             Unauthenticated: Wrong signature, issuer, audience or time, or no usable subject.
             Unavailable: The provider's keys cannot be fetched.
         """
         claims = await self._claims(token)
-        subject = self._subject(claims)
-        groups = claims.get(self._settings.groups_claim, [])
-        amr = claims.get("amr", [])
+        is_application = self._is_application(claims)
+        kind: SubjectType = "app" if is_application else "user"
+        subject = self._subject(claims, "sub" if is_application else self._settings.subject_claim)
         tenant = claims.get(self._settings.tenant_claim) if self._settings.tenant_claim else self._settings.tenant
         if not isinstance(tenant, str) or tenant in {"", "*"}:
             raise Unauthenticated("The token names no usable tenant.", code="invalid_token")
         return Caller(
-            subject_id=f"user:{subject}",
-            subject_type="user",
+            subject_id=f"{kind}:{subject}",
+            subject_type=kind,
             tenant=tenant,
             method="oidc",
             expires_at=float(claims["exp"]),
-            groups=tuple(group for group in groups if isinstance(group, str)) if isinstance(groups, list) else (),
-            amr=tuple(item for item in amr if isinstance(item, str)) if isinstance(amr, list) else (),
+            groups=_texts(claims.get(self._settings.groups_claim)),
+            amr=() if is_application else _texts(claims.get("amr")),
             source_ip=source_ip,
         )
 
-    def _subject(self, claims: dict[str, Any]) -> str:
-        """Name the person; an address that the provider has not verified is anybody's."""
-        claim = self._settings.subject_claim
+    def _is_application(self, claims: dict[str, Any]) -> bool:
+        name, has_value, value = (self._settings.application_claim or "").partition("=")
+        return name != "" and name in claims and (not has_value or claims[name] == value)
+
+    @staticmethod
+    def _subject(claims: dict[str, Any], claim: str) -> str:
+        """Name who it is; an address that the provider has not verified is anybody's."""
         subject = claims.get(claim)
         is_name = isinstance(subject, str) and 0 < len(subject) <= _SUBJECT_CHARACTERS_MAX
         if not is_name or not str(subject).isprintable() or " " in str(subject):
@@ -182,6 +190,10 @@ def no_keys() -> Unavailable:
         code="identity_provider_unavailable",
         retry_after_s=_RETRY_S,
     )
+
+
+def _texts(claim: object) -> tuple[str, ...]:
+    return tuple(item for item in claim if isinstance(item, str)) if isinstance(claim, list) else ()
 
 
 def _unverified_claims(token: str) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def _oidc(peers: PeerSettings) -> OidcVerifier | None:
             jwks_url=peers.oidc_jwks_url,
             subject_claim=peers.oidc_subject_claim,
             groups_claim=peers.oidc_groups_claim,
+            application_claim=peers.oidc_application_claim,
             tenant_claim=peers.oidc_tenant_claim,
         )
     )

@@ -212,7 +212,9 @@ class Admissions:
         if limit is None or caller.subject_type == "service":  # the caller a service acts for was limited
             return None
         who = f"{caller.tenant}:{caller.key_id or caller.subject_id}"
-        buckets = [Bucket(f"{who}:{endpoint.name}", limit.per_minute / 60.0, max(1.0, limit.burst))]
+        buckets = []
+        if limit.per_minute > 0:  # a tier of 0 is no limit
+            buckets.append(Bucket(f"{who}:{endpoint.name}", limit.per_minute / 60.0, max(1.0, limit.burst)))
         if self._limits.key_rows_per_minute:
             buckets.append(_shared(f"key:{who}", self._limits.key_rows_per_minute, "rows-key"))
         if self._limits.model_rows_per_minute:
@@ -220,6 +222,8 @@ class Admissions:
             buckets.append(_shared(model, self._limits.model_rows_per_minute, "rows-model"))
         if self._limits.tenant_rows_per_minute:
             buckets.append(_shared(f"tenant:{caller.tenant}", self._limits.tenant_rows_per_minute, "rows-tenant"))
+        if not buckets:
+            return None
         wanted = tuple(buckets)
         budget = self._budgets.get(wanted[0].key)
         if budget is None or budget.buckets != wanted:
