@@ -1,7 +1,9 @@
 """What the command line says when something is in the way: what is wrong, where, and what to do."""
 
 import io
+import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -209,3 +211,81 @@ def test_no_answer_says_why():
     problem = unreachable(httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER]"), "https://stack")
     assert str(problem) == "https://stack does not answer (ConnectError: [SSL: WRONG_VERSION_NUMBER])."
     assert str(unreachable(httpx.ReadTimeout(""), "http://stack")) == "http://stack does not answer (ReadTimeout)."
+
+
+class TestWhatIsAsked:
+    """What a command sends, and where."""
+
+    @pytest.fixture
+    def sent(self, monkeypatch) -> list[tuple[str, str, dict]]:
+        calls: list[tuple[str, str, dict]] = []
+        real = httpx.AsyncClient
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            body = json.loads(request.content or b"{}")
+            calls.append((request.method, request.url.path, body))
+            return httpx.Response(200, json=self.answers.get(request.url.path.rsplit("/", 1)[1], {}))
+
+        monkeypatch.setattr(
+            httpx, "AsyncClient", lambda **given: real(**given | {"transport": httpx.MockTransport(answer)})
+        )
+        return calls
+
+    AT = "2026-11-22T08:00:00Z"
+    ALERT: ClassVar = {
+        "id": "alert_1", "endpoint": "churn", "name": "ModelInputDrift", "severity": "ticket", "state": "snoozed",
+        "summary": "moved", "raised_at": AT, "last_at": AT, "snoozed_until": AT,
+    }  # fmt: skip
+    answers: ClassVar = {
+        "acknowledge": ALERT,
+        "snooze": ALERT,
+        "resolve": ALERT,
+        "answer": {
+            "id": "decision_1", "endpoint": "churn", "model": "churn", "model_version": 1, "at": AT,
+            "decision": "retrain", "reason": "realised_harm",
+        },
+        "early": {
+            "id": "early", "spec": {"pipeline": "churn", "cron": "0 6 * * *"}, "next_at": AT, "created_by": "user:ana",
+            "updated_at": AT,
+        },
+        "infer": {"model_name": "churn", "outputs": []},
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("verb", ["acknowledge", "resolve", "snooze"])
+    def test_an_alert_is_acknowledged_snoozed_and_resolved(self, sent, verb):
+        done = invoke("monitor", verb, "alert_1")
+        assert done.exit_code == 0, done.output
+        method, path, body = sent[0]
+        assert (method, path) == ("POST", f"/api/monitor/v1/alerts/alert_1/{verb}")
+        assert set(body) == ({"until"} if verb == "snooze" else set())
+        assert "snoozed" in done.stdout
+
+    @pytest.mark.parametrize(("flag", "approved"), [("--approve", True), ("--deny", False)])
+    def test_a_person_answers_a_decision(self, sent, flag, approved):
+        assert invoke("monitor", "answer", "decision_1", flag, "--comment", "seen").exit_code == 0
+        assert sent[0][1:] == (
+            "/api/monitor/v1/decisions/decision_1/answer",
+            {"approved": approved, "comment": "seen"},
+        )
+        assert invoke("monitor", "answer", "decision_1").exit_code == 2
+
+    def test_a_schedule_is_set_in_business_hours(self, sent):
+        done = invoke("schedules", "set", "early", "--pipeline", "churn", "--cron", "0 6 * * *", "--business-hours")
+        assert done.exit_code == 0, done.output
+        method, path, body = sent[0]
+        assert (method, path, body["cron"]) == ("PUT", "/api/trainer/v1/schedules/early", "0 6 * * *")
+        assert body["business_hours"]["days"] == [0, 1, 2, 3, 4]
+        assert invoke("schedules", "set", "early", "--pipeline", "churn").exit_code == 2
+
+    def test_an_explanation_is_asked_for_with_either_kind_of_request(self, sent, tmp_path):
+        (tmp_path / "request.json").write_text('{"inputs": [], "parameters": {"entities": {"customer_id": ["C1"]}}}')
+        assert invoke("predict", "churn", "--explain", "--entity", "customer_id=C1").exit_code == 0
+        assert invoke("predict", "churn", "--explain", "--file", "request.json").exit_code == 0
+        assert (
+            sent[0][2]["parameters"]
+            == sent[1][2]["parameters"]
+            == {
+                "explain": True,
+                "entities": {"customer_id": ["C1"]},
+            }
+        )

@@ -14,9 +14,11 @@ from clave.cli import (
     lineage,
     logs,
     loop,
+    monitoring,
     people,
     registry,
     rollouts,
+    schedules,
     settings,
     stack,
     versions,
@@ -62,6 +64,8 @@ stack.register(app)
 logs.register(app)
 demo.register(app)
 loop.register(app)
+schedules.register(app)
+monitoring.register(app)
 registry.register(app)
 versions.register(app)
 cards.register(app)

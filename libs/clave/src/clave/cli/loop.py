@@ -1,4 +1,4 @@
-"""Commands that turn the loop by hand: apply, runs, predict, feedback, monitor."""
+"""Commands that turn the loop by hand: apply, runs, predict, feedback."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from clave.failures import EnvironmentFailure, Failure, Refused
 
 if TYPE_CHECKING:
     from clave_contracts.inference import InferAnswer, InferRequest
-    from clave_contracts.monitor import FeedbackResult, Report
+    from clave_contracts.monitor import FeedbackResult
     from clave_contracts.trainer import Run, RunPage
 
     from clave.client import AsyncClient
@@ -40,11 +40,6 @@ def register(app: typer.Typer) -> None:
     feedback = typer.Typer(no_args_is_help=True, help="What really happened after predictions.")
     feedback.command("send")(connected(send_feedback))
     app.add_typer(feedback, name="feedback", rich_help_panel=_GROUP)
-    monitor = typer.Typer(no_args_is_help=True, help="Drift, performance and the decision to retrain.")
-    monitor.command("report")(connected(show_report))
-    monitor.command("alerts")(connected(list_alerts))
-    monitor.command("decisions")(connected(list_decisions))
-    app.add_typer(monitor, name="monitor", rich_help_panel=_GROUP)
 
 
 def apply(
@@ -221,6 +216,7 @@ def predict(
             "--file", "-f", help="An Open Inference Protocol request as JSON, - for stdin.", show_default=False
         ),
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what each column contributed.")] = False,
 ) -> None:
     """Ask an endpoint for predictions, by entity or with a request of your own."""
     if bool(entity) == bool(file):
@@ -233,11 +229,13 @@ def predict(
         entities.setdefault(name, []).append(value)
 
     request = None if file is None else _read_request(file)
+    wanted = {"explain": True} if explain else {}
 
     async def ask(client: "AsyncClient") -> "InferAnswer":
         if request is None:
-            return await client.predict(endpoint, entities=entities)
-        return await client.inference.infer(endpoint, request)
+            return await client.predict(endpoint, entities=entities, parameters=wanted)
+        asked = request.model_copy(update={"parameters": {**request.parameters, **wanted}})
+        return await client.inference.infer(endpoint, asked)
 
     answer = session.ask(ask)
     facts: dict[str, Any] = {
@@ -306,62 +304,3 @@ def send_feedback(
         say(f"No prediction {prediction_id} (row {row}) has arrived yet; the outcome joins it if it comes.")
     if answer.refused:
         raise Refused(f"The outcome was not taken: {answer.refused[0]}")
-
-
-def show_report(session: Session, *, endpoint: _ENDPOINT) -> None:
-    """Show drift per feature and performance of the live version."""
-
-    async def ask(client: "AsyncClient") -> "Report":
-        return await client.report(endpoint)
-
-    report = session.ask(ask)
-    rows = [
-        (
-            item.feature,
-            f"{item.effect:.3f}",
-            f"{item.effect_low:.3f}",
-            f"{item.psi:.3f}",
-            "drifted" if item.drifted else "",
-        )
-        for item in sorted(report.features, key=lambda item: -item.effect)
-    ]
-    session.show_rows(report, ("feature", "effect", "at least", "PSI", ""), rows)
-    say(
-        f"{report.endpoint}: {report.model} v{report.model_version} is {report.state}; "
-        f"{report.rows} rows, {report.windows} windows"
-    )
-    if not report.windows:
-        say("  Drift is judged by whole windows of predictions, and the first is not full yet.")
-    for title, figures in (
-        ("realised", report.performance.realised),
-        ("estimated", report.performance.estimated),
-        ("reference", report.performance.reference),
-    ):
-        if figures:
-            say(f"  {title:<10} " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-
-
-def list_alerts(session: Session) -> None:
-    """List the alerts, newest first."""
-
-    async def ask(client: "AsyncClient") -> Any:
-        from clave_contracts.monitor import API, AlertPage  # noqa: PLC0415
-
-        return await client.monitor.get(AlertPage, f"{API}/alerts")
-
-    answer = session.ask(ask)
-    rows = [
-        (alert.id, alert.endpoint, alert.severity, alert.state, alert.summary, alert.remedy) for alert in answer.alerts
-    ]
-    session.show_rows(answer, ("alert", "endpoint", "severity", "state", "what", "remedy"), rows)
-
-
-def list_decisions(session: Session, *, endpoint: _ENDPOINT) -> None:
-    """List the monitor's decisions whether to retrain, newest first."""
-
-    async def ask(client: "AsyncClient") -> Any:
-        return await client.monitor.decisions(endpoint)
-
-    answer = session.ask(ask)
-    rows = [(item.at, item.decision, f"v{item.model_version}", item.reason, item.run_id) for item in answer.decisions]
-    session.show_rows(answer, ("at", "decision", "version", "reason", "run"), rows)

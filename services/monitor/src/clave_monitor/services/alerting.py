@@ -45,7 +45,7 @@ _TEMPLATES = {
     AlertName.DATA_QUALITY: Template("ticket", "Mend the feed of the named columns; it resolves itself."),
     AlertName.PERFORMANCE: Template("page", "A retraining follows by policy; roll back if it cannot wait."),
     AlertName.ESTIMATE: Template("ticket", "Bring outcomes sooner, or wait for drift to confirm it."),
-    AlertName.APPROVAL: Template("ticket", "Approve or deny it: POST /api/monitor/v1/decisions/{id}/answer."),
+    AlertName.APPROVAL: Template("ticket", "Approve or deny it: clave monitor answer ID --approve (or --deny)."),
     AlertName.NO_REFERENCE: Template("ticket", "Register the version with monitoring/reference.parquet."),
 }
 
