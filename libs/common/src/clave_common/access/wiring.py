@@ -12,6 +12,7 @@ or by the OPA server that ``CLAVE_OPA_URL`` names.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -121,19 +122,11 @@ def open_access(
         tenant=INSTALLATION_TENANT if one_tenant else None,
     )
 
-    async def run(background: Background) -> None:
-        loops = [asyncio.create_task(keeper.run(background)), asyncio.create_task(log.run(background))]
-        try:
-            await asyncio.gather(*loops)
-        finally:
-            for loop in loops:
-                loop.cancel()
-
     return AccessKit(
         access=access,
         verifier=verifier,
         minter=minter,
-        run=run,
+        run=partial(_run, keeper, log),
         ready=keeper.ready,
         snapshot=keeper.current,
         keeper=keeper,
@@ -141,6 +134,15 @@ def open_access(
         decision_point=point,
         audit_signer=signer,
     )
+
+
+async def _run(keeper: SnapshotKeeper, log: DecisionLog, background: Background) -> None:
+    loops = [asyncio.create_task(keeper.run(background)), asyncio.create_task(log.run(background))]
+    try:
+        await asyncio.gather(*loops)
+    finally:
+        for loop in loops:
+            loop.cancel()
 
 
 def _data_of(snapshot: Snapshot | None) -> Mapping[str, Any]:

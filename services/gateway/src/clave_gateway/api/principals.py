@@ -95,36 +95,7 @@ def principals_router(service: PrincipalService, access: Access) -> APIRouter:
     """Routes on principals, roles and the caller."""
     router = APIRouter(prefix=API, tags=["principals"])
 
-    @router.get("/whoami")
-    async def whoami(caller: Caller = governed("access:evaluate", resource_id="whoami")) -> WhoAmI:
-        """Tell the caller who they are here."""
-        return WhoAmI(
-            subject=caller.subject_id,
-            tenant=caller.tenant,
-            method=caller.method,
-            roles=service.roles_of(caller),
-            scopes=list(caller.scopes),
-            expires_at=datetime.fromtimestamp(caller.expires_at, UTC),
-            key_id=caller.key_id,
-        )
-
-    @router.get("/roles")
-    async def roles(caller: Caller = governed("access:evaluate", resource_id="roles")) -> RolePage:  # noqa: ARG001
-        """List roles and actions."""
-        data = access.policy_data()
-        known: dict[str, Any] = data.get("roles", {})
-        return RolePage(
-            roles=[
-                Role(
-                    name=name,
-                    inherits=role_closure(known, name)[1:],
-                    permissions=permissions_of(known, name),
-                    may_delegate=known[name].get("may_delegate", []),
-                )
-                for name in sorted(known)
-            ],
-            actions=sorted(data.get("catalog", {})),
-        )
+    _add_roles(router, service, access)
 
     @router.get("/principals")
     async def principals(
@@ -167,6 +138,39 @@ def principals_router(service: PrincipalService, access: Access) -> APIRouter:
 
     _add_groups(router, service)
     return router
+
+
+def _add_roles(router: APIRouter, service: PrincipalService, access: Access) -> None:
+    @router.get("/whoami")
+    async def whoami(caller: Caller = governed("access:evaluate", resource_id="whoami")) -> WhoAmI:
+        """Tell the caller who they are here."""
+        return WhoAmI(
+            subject=caller.subject_id,
+            tenant=caller.tenant,
+            method=caller.method,
+            roles=service.roles_of(caller),
+            scopes=list(caller.scopes),
+            expires_at=datetime.fromtimestamp(caller.expires_at, UTC),
+            key_id=caller.key_id,
+        )
+
+    @router.get("/roles")
+    async def roles(caller: Caller = governed("access:evaluate", resource_id="roles")) -> RolePage:  # noqa: ARG001
+        """List roles and actions."""
+        data = access.policy_data()
+        known: dict[str, Any] = data.get("roles", {})
+        return RolePage(
+            roles=[
+                Role(
+                    name=name,
+                    inherits=role_closure(known, name)[1:],
+                    permissions=permissions_of(known, name),
+                    may_delegate=known[name].get("may_delegate", []),
+                )
+                for name in sorted(known)
+            ],
+            actions=sorted(data.get("catalog", {})),
+        )
 
 
 def _add_groups(router: APIRouter, service: PrincipalService) -> None:
