@@ -43,7 +43,7 @@ async def test_models_with_bad_metadata_are_refused(bench: Bench, body: Any) -> 
         ({"tags": {"k": "v" * 100_000}}, 422),
         ({"lineage": {"parent_version": 77}}, 422),
         ({"lineage": {"datasets": [{"id": "ts", "name": "c", "digest": "no digest", "rows": 1}]}}, 422),
-        ({"signature": {"inputs": [], "outputs": []}}, 422),
+        ({"signature": {"inputs": [], "outputs": [{"name": "score", "datatype": "FP32", "shape": [-1, 1]}]}}, 422),
         ({"card": {"limitations": "a text, not a list"}}, 422),
         (
             {"evaluation": {"metrics": {}, "gates": [{"gate": "g", "verdict": "great", "detail": ""}], "passed": True}},
