@@ -15,9 +15,10 @@ from clave.cli.options import data_dir_option
 from clave.demo.build import tell_gates
 from clave.demo.timeline import Timeline
 from clave.failures import EnvironmentFailure, Failure
-from clave.stack import health, lifecycle, processes
+from clave.stack import health, lifecycle, postgres, processes
 from clave.stack.layout import Layout
 from clave.stack.supervisor import ProgramState
+from clave_contracts.inference import InferAnswer
 from clave_contracts.problems import unreachable
 from clave_contracts.registry import GateVerdict
 from rich.console import Console
@@ -143,6 +144,49 @@ def test_a_slow_start_says_what_it_waits_for(tmp_path, monkeypatch):
     told: list[str] = []
     lifecycle._await(layout, supervisor, None, None, names=["trainer", "edge"], deadline=500.0, tell=told.append)
     assert told == ["1 of 2 are ready; waiting for trainer"]
+
+
+def test_a_cluster_of_another_postgres_is_refused_at_once(tmp_path):
+    layout = Layout.at(tmp_path / "data")
+    layout.create()
+    layout.cluster.mkdir()
+    (layout.postgres / "initialised").write_text("")
+    (layout.cluster / "PG_VERSION").write_text("13\n")
+    with pytest.raises(EnvironmentFailure, match=r"made by Postgres 13; this clave brings Postgres \d+\.") as refused:
+        postgres.initialise(layout, None, superuser_password="x")
+    assert "--data-dir" in refused.value.remedy
+
+
+def test_data_of_a_newer_clave_are_told_from_a_broken_migration(tmp_path):
+    layout = Layout.at(tmp_path / "data")
+    layout.create()
+    layout.log("migrations").write_text("Traceback\nCommandError: Can't locate revision identified by '0999'\n")
+    newer = lifecycle._migration_failure(layout, ["monitor"])
+    assert newer.what == f"A newer clave than this one made the data of monitor in {layout.root}."
+    assert newer.log == []
+    layout.log("migrations").write_text("deadlock detected\n")
+    broken = lifecycle._migration_failure(layout, [])
+    assert (broken.what, broken.log) == ("The database migration of a service failed.", ["deadlock detected"])
+
+
+def test_contributions_are_named_and_the_strongest_comes_first(capsys):
+    answer = InferAnswer(
+        model_name="churn",
+        parameters={"columns": ["tenure", "contract"]},
+        outputs=[
+            {"name": "contributions", "datatype": "FP64", "shape": [2, 2], "data": [0.1, -0.9, 0.3, 0.2]},
+            {"name": "base_value", "datatype": "FP64", "shape": [2], "data": [-1.3, -1.3]},
+        ],
+    )
+    loop._show_contributions(answer)
+    told = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[-1:] and "0" in line]
+    assert told[:4] == [
+        ["row", "0", "log", "odds"],
+        ["contract", "-0.9000"],
+        ["tenure", "+0.1000"],
+        ["base", "-1.3000"],
+    ]
+    assert told[4] == ["tenure", "+0.3000"]
 
 
 class TestTheDemosStory:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _GROUP = "The loop"
 _POLL_S = 0.5
 _OVER = {"succeeded", "failed", "refused", "cancelled"}
+_EXPLANATION = {"contributions", "base_value"}
 _RUN = Annotated[str, typer.Argument(help="Id of the run.")]
 _ENDPOINT = Annotated[str, typer.Argument(help="Name of the endpoint.")]
 
@@ -243,10 +244,25 @@ def predict(
         "prediction id": answer.parameters.get("prediction_id"),
         "arm": answer.parameters.get("arm"),
     }
-    facts |= {output.name: output.data for output in answer.outputs}
+    facts |= {output.name: output.data for output in answer.outputs if output.name not in _EXPLANATION}
     session.show(answer, facts)
+    if explain and session.output is Output.TABLE:
+        _show_contributions(answer)
     for line in _absent_features(answer.parameters.get("feature_status"), entities):
         say(f"warning: {line}")
+
+
+def _show_contributions(answer: "InferAnswer") -> None:
+    """Show what moved each row's score, strongest first; with the base they add up to the score's log odds."""
+    given = {output.name: output.data for output in answer.outputs}
+    columns = list(answer.parameters.get("columns", ()))
+    if not columns or not given.keys() >= _EXPLANATION:
+        return
+    for row, base in enumerate(given["base_value"]):
+        values = given["contributions"][row * len(columns) : (row + 1) * len(columns)]
+        ranked = sorted(zip(columns, values, strict=True), key=lambda pair: -abs(pair[1]))
+        shown = [(name, f"{value:+.4f}") for name, value in ranked]
+        show_table((f"row {row}", "log odds"), [*shown, ("base", f"{base:+.4f}")])
 
 
 def _read_request(file: Path) -> "InferRequest":

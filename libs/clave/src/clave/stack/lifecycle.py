@@ -302,11 +302,16 @@ def _migrate(layout: Layout, services: tuple[str, ...], ports: PortPlan, passwor
             work.kill()
             work.wait()
     if work.returncode != 0:
-        raise StartFailed(
-            f"The database migration of {', '.join(current) or 'a service'} failed.",
-            remedy=f"The whole log: {layout.log('migrations')}",
-            log=tail(layout, "migrations"),
-        )
+        raise _migration_failure(layout, current)
+
+
+def _migration_failure(layout: Layout, services: list[str]) -> StartFailed:
+    what, log = ", ".join(services) or "a service", tail(layout, "migrations")
+    if any("Can't locate revision" in line for line in log):
+        remedy = "Start it with the clave that made it, or begin anew in another folder with --data-dir DIR."
+        return StartFailed(f"A newer clave than this one made the data of {what} in {layout.root}.", remedy=remedy)
+    remedy = f"The whole log: {layout.log('migrations')}"
+    return StartFailed(f"The database migration of {what} failed.", remedy=remedy, log=log)
 
 
 def _await_health(

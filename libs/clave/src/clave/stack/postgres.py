@@ -105,6 +105,21 @@ def give_to(layout: Layout, run_as: str | None) -> None:
                 os.chown(Path(folder) / file, uid, uid, follow_symlinks=False)
 
 
+def _require_version(layout: Layout) -> None:
+    """Refuse a cluster of another major version, which Postgres would not open either, but after a minute of tries."""
+    try:
+        made_by = (layout.cluster / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return  # Postgres says better what is wrong with such a cluster
+    told = subprocess.run([binary("postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    ours = told.rpartition(" ")[2].partition(".")[0].strip()
+    if made_by != ours:
+        raise EnvironmentFailure(
+            f"The data in {layout.root} were made by Postgres {made_by}; this clave brings Postgres {ours}.",
+            remedy="Start it with the clave that made it, or begin anew in another folder with --data-dir DIR.",
+        )
+
+
 def initialise(layout: Layout, run_as: str | None, *, superuser_password: str) -> bool:
     """Make the cluster unless it is there; a half-made one is made anew.
 
@@ -112,11 +127,13 @@ def initialise(layout: Layout, run_as: str | None, *, superuser_password: str) -
         Whether a new cluster was made.
 
     Raises:
+        EnvironmentFailure: Another major version of Postgres made the cluster.
         StartFailed: ``initdb`` refused.
     """
     layout.cluster.mkdir(mode=0o700, exist_ok=True)
     done = layout.postgres / "initialised"
     if done.exists():
+        _require_version(layout)
         give_to(layout, run_as)
         return False
     shutil.rmtree(layout.cluster)  # an initdb that was killed halfway; nobody has written data yet
