@@ -1,5 +1,6 @@
 """Fixtures for every test of the workspace; `tests/clave_testing/README.md` tells which there are."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +14,30 @@ from clave_testing.stack import Stack, shared_stack
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until everything is imported
     # As services log: structlog's own choice draws every local variable of a traceback, which takes half a minute.
     plain = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
     structlog.configure(processors=[*plain, structlog.dev.ConsoleRenderer(colors=False)])
     make_httpx_patient()
     if not hasattr(config, "workerinput"):
         config.stash[_root] = servers.make_session_root()
+
+
+def pytest_collection_finish() -> None:
+    _freeze_what_lasts()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        _freeze_what_lasts()
+
+
+def _freeze_what_lasts() -> None:
+    """Take what outlives a file out of further collections: a million objects held servers in threads up for seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

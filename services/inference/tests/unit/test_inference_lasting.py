@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,6 @@ async def predict(bench: Any) -> Reply:
     return await done
 
 
-@pytest.fixture
-def own_objects() -> Iterator[None]:
-    """What other tests left is neither counted nor gone through at each collection."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("own_objects")
 async def test_swapping_versions_leaves_nothing_behind(bench: Any, models: Any) -> None:
     registry = bench.registry
 
