@@ -35,7 +35,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _freeze_what_lasts() -> None:
-    """Take what outlives a file out of further collections: a million objects held servers in threads up for seconds."""
+    """Take what outlives a file out of further collections: a million objects held servers up for seconds."""
     gc.collect()
     gc.freeze()
 
