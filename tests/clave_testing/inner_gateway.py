@@ -86,7 +86,7 @@ async def inner_gateway(folder: Path, *, peers: PeerSettings | None = None) -> A
             data_dir=folder / "data",
             secrets_dir=secrets,
             blob_url=(folder / "blobs").as_uri(),
-            peers=peers or PeerSettings(),
+            peers=peers or PeerSettings(refusals_per_minute=0),  # tests wait for rights by being refused
         )
     )
     transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))

@@ -29,7 +29,12 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture
 async def running(tmp_path: Path, issuer: Issuer) -> AsyncIterator[InnerGateway]:
-    peers = PeerSettings(oidc_issuer=issuer.url, oidc_audience=AUDIENCE, oidc_jwks_url=f"{issuer.url}/jwks")
+    peers = PeerSettings(
+        oidc_issuer=issuer.url,
+        oidc_audience=AUDIENCE,
+        oidc_jwks_url=f"{issuer.url}/jwks",
+        refusals_per_minute=0,  # people wait for their rights by being refused
+    )
     async with inner_gateway(tmp_path, peers=peers) as served:
         yield served
 
