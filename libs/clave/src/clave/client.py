@@ -258,8 +258,11 @@ class Client:
         data_dir: Path | None = None,
         timeout_s: float = 60.0,
         ca_file: Path | None = None,
+        break_glass: str | None = None,
     ) -> None:
-        self.api = AsyncClient(url, api_key, data_dir=data_dir, timeout_s=timeout_s, ca_file=ca_file)
+        self.api = AsyncClient(
+            url, api_key, data_dir=data_dir, timeout_s=timeout_s, ca_file=ca_file, break_glass=break_glass
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="clave-client", daemon=True)
         self._thread.start()

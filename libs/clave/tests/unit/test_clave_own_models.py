@@ -1,5 +1,6 @@
 """A model that was made elsewhere: its files, its rows, and what is told about them."""
 
+import inspect
 import json
 from hashlib import sha256
 
@@ -7,7 +8,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from clave import AsyncClient, ServiceProblem
+from clave import AsyncClient, Client, ServiceProblem
 from clave.failures import EnvironmentFailure, Failure
 from clave.registration import artifact_paths
 from clave.rows import tensor_of_rows
@@ -114,3 +115,17 @@ async def test_a_model_that_is_there_already_is_taken_only_when_that_is_said():
         with pytest.raises(ServiceProblem, match="There is one"):
             await client.create_model("risk")
         assert (await client.create_model("risk", exist_ok=True)).created_by == "user:ana"
+
+
+def test_both_clients_take_and_offer_the_same():
+    def public(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(member).parameters)
+            for name, member in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_") or name == "__init__"
+        }
+
+    calls, waits = public(AsyncClient), public(Client)
+    assert {name: waits.get(name) for name in calls if name != "aclose"} == {
+        name: parameters for name, parameters in calls.items() if name != "aclose"
+    }
