@@ -43,6 +43,19 @@ def test_every_pair_of_stages_is_either_allowed_or_refused(start: Stage, end: St
             moved(start, end)
 
 
+def test_a_refused_move_says_where_the_version_is_and_where_it_can_go() -> None:
+    with pytest.raises(WrongStage) as refused:
+        moved(Stage.SUBMITTED, Stage.SUBMITTED)
+    assert refused.value.detail == "The version is submitted already; it can become approved or archived or rejected."
+    with pytest.raises(WrongStage) as refused:
+        moved(Stage.DRAFT, Stage.APPROVED)
+    assert (
+        refused.value.detail == "The version is draft and cannot become approved; it can become archived or submitted."
+    )
+    with pytest.raises(WrongStage, match="it can become nothing else"):
+        moved(Stage.ARCHIVED, Stage.APPROVED)
+
+
 def judged(people: int, *voices: Approval, gates: GateResult = GateResult.PASSED, empty: tuple[str, ...] = ()) -> bool:
     rule = ApprovalRule(people, valid_for_s=3600, card_fields=("intended_use",))
     found = standing(rule, approvals=voices, contributors=("user:ana",), gates=gates, empty_card_fields=empty, now=NOW)

@@ -93,12 +93,9 @@ def moved(stage: Stage, to: Stage) -> Stage:
         WrongStage: No such move exists.
     """
     if to not in _AFTER[stage]:
-        possible = sorted(after.value for after in _AFTER[stage]) or ["nothing"]
-        raise WrongStage(
-            f"A {stage} version cannot become {to}; from {stage} it can become {', '.join(possible)}.",
-            stage=stage,
-            asked=to,
-        )
+        possible = " or ".join(sorted(after.value for after in _AFTER[stage])) or "nothing else"
+        told = f"is {stage} already" if stage is to else f"is {stage} and cannot become {to}"
+        raise WrongStage(f"The version {told}; it can become {possible}.", stage=stage, asked=to)
     return to
 
 
