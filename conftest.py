@@ -1,5 +1,6 @@
 """Fixtures for every test of the workspace; `tests/clave_testing/README.md` tells which there are."""
 
+import atexit
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from clave_testing.stack import Stack, shared_stack
 
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until everything is imported
+    atexit.register(gc.unfreeze)  # libraries in C take what is frozen to the end for a leak
     # As services log: structlog's own choice draws every local variable of a traceback, which takes half a minute.
     plain = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
     structlog.configure(processors=[*plain, structlog.dev.ConsoleRenderer(colors=False)])
