@@ -8,7 +8,7 @@ from typing import ClassVar
 import httpx
 import pytest
 from clave.cli import demo as demo_command
-from clave.cli import loop
+from clave.cli import entry, loop
 from clave.cli.app import app
 from clave.cli.logs import readable
 from clave.cli.options import data_dir_option
@@ -144,6 +144,17 @@ def test_a_slow_start_says_what_it_waits_for(tmp_path, monkeypatch):
     told: list[str] = []
     lifecycle._await(layout, supervisor, None, None, names=["trainer", "edge"], deadline=500.0, tell=told.append)
     assert told == ["1 of 2 are ready; waiting for trainer"]
+
+
+def test_ctrl_c_is_not_silent(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise SystemExit(130)  # what typer makes of it
+
+    monkeypatch.setattr(entry, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        entry.run()
+    assert ended.value.code == 130
+    assert "Interrupted" in capsys.readouterr().err
 
 
 def test_a_cluster_of_another_postgres_is_refused_at_once(tmp_path):

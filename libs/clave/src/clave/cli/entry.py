@@ -11,7 +11,7 @@ from clave.failures import Failure
 if TYPE_CHECKING:
     from clave_contracts.problems import ServiceProblem
 
-_FAILED, _ENVIRONMENT, _REFUSED, _TIMED_OUT = 1, 3, 4, 5
+_FAILED, _ENVIRONMENT, _REFUSED, _TIMED_OUT, _INTERRUPTED = 1, 3, 4, 5, 130
 _WHERE_TO_LOOK = {
     "model_not_found": "`clave models list` shows the registered models, `clave models create` makes one.",
     "version_not_found": "`clave models show MODEL` lists its versions.",
@@ -32,6 +32,10 @@ def run() -> NoReturn:
         app()
     except Failure as failure:
         sys.exit(_tell(failure))
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            say("Interrupted; the same command may be given again.")
+        raise
     except BrokenPipeError:
         sys.exit(0)  # `clave logs | head`: the reader has enough
     except Exception as error:  # noqa: BLE001 - the entry point: whatever it was, say it in one line
