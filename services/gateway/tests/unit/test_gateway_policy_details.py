@@ -261,6 +261,17 @@ def test_an_environment_may_name_whose_evaluations_count(named: Any, recorded_by
     assert reasons(asked, SAMPLE) == []
 
 
+def test_whose_evaluation_it_is_matters_to_releases_alone() -> None:
+    namespaces = sample_bundle().data["namespaces"]
+    strict = {**namespaces, "Production": {**namespaces["Production"], "require_evaluated_by": ["service:trainer"]}}
+    for action, expected in (
+        ("inference:deployment.create", ["evaluator_not_accepted"]),
+        ("registry:version.read", []),
+    ):
+        asked = question("p035", action__name=action, subject__id="user:emil")
+        assert reasons(asked, engine(sample_bundle(namespaces=strict))) == expected
+
+
 def test_a_reason_of_ten_characters_breaks_the_glass_and_nine_do_not() -> None:
     for reason, expected in (("0123456789", []), ("012345678", ["outside_change_window"])):
         asked = question("p052", context__break_glass={"ticket": "INC-1234", "reason": f"  {reason}  "})
