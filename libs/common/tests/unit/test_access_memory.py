@@ -59,9 +59,9 @@ async def test_what_was_checked_against_old_keys_is_let_go(secrets_dir: Path) ->
 def test_an_answer_about_a_long_id_is_not_kept() -> None:
     cache, allow = DecisionCache(), Decision(True, (), "1", "dec_1", "embedded", audit="sampled", cache_ttl_s=5.0)
     for name, kept in (("m" * 100, allow), ("m" * 50_000, None)):
-        key = (1, CALLER, "registry:model.read", "model", f"models/{name}", b"{}", b"")
-        cache.put(key, allow, now=0.0, expires_at=2e9)
-        assert cache.get(key, 1.0) is kept
+        question = (CALLER, "registry:model.read", "model", f"models/{name}", b"{}", b"")
+        cache.put(question, allow, revision=1, now=0.0, expires_at=2e9)
+        assert cache.get(question, revision=1, now=1.0) is kept
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,11 @@ class Bench:
 
     def __init__(self) -> None:
         self.at = 1_000.0
+        self.held = HELD
         self.engine = Engine()
         self.log = DecisionLog("test", None, sampled_share=0.0)
         refusals = Refusals(SlowLimiter(None, now=self.now), per_minute=60, burst=BURST, now=self.now)
-        point = LocalDecisionPoint(self.engine, lambda: HELD, log=self.log, refusals=refusals, now=self.now)
+        point = LocalDecisionPoint(self.engine, lambda: self.held, log=self.log, refusals=refusals, now=self.now)
         self.access = Access(point, refusals=refusals)
 
     def now(self) -> float:
@@ -155,6 +156,17 @@ async def test_what_was_allowed_before_goes_on_until_it_is_refused(bench: Bench)
     await bench.use_up()
     bench.engine.closed.add(OPEN.id)
     assert [await bench.answer(resource=OPEN) for _ in range(2)] == ["permission_denied", "rate_limited"]
+
+
+async def test_what_was_allowed_before_is_asked_again_after_anybodys_key_changed(bench: Bench) -> None:
+    assert await bench.answer(resource=OPEN) == "allowed"
+    await bench.use_up()
+    for revision, closed, expected in ((2, set(), "allowed"), (3, {OPEN.id}, "permission_denied")):
+        bench.held = replace(HELD, revision=revision)
+        bench.engine.closed |= closed
+        asked = bench.engine.asked
+        assert await bench.answer(resource=OPEN) == expected
+        assert bench.engine.asked == asked + 1
 
 
 async def test_a_change_and_what_was_not_asked_before_are_held_back_although_they_would_be_allowed(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clave_common.access.decision_cache import CacheKey, DecisionCache
+from clave_common.access.decision_cache import DecisionCache, Question
 from clave_common.access.decision_log import DecisionLog
 from clave_common.access.engine import PolicyEngine, encode_question, no_answer
 from clave_common.access.model import Caller, Decision, RateLimit, Resource
@@ -92,15 +92,15 @@ class LocalDecisionPoint:
         if mutating:
             await self._hold_back(caller)
             return await self._ask(policy_input(caller, action, resource, context), now, reading=False)
-        key = _cache_key(snapshot.revision, caller, action, resource, context)
-        known = self._cache.get(key, now)
+        asked, revision = _question(caller, action, resource, context), snapshot.revision
+        known = self._cache.get(asked, revision=revision, now=now)
         if known is not None:
             return known
-        if not self._cache.was_allowed(key):
+        if not self._cache.was_allowed(asked):
             await self._hold_back(caller)
         decision = await self._ask(policy_input(caller, action, resource, context), now, reading=True)
-        if self._is_settled(snapshot.revision, now):
-            self._cache.put(key, decision, now=now, expires_at=caller.expires_at)
+        expires_at = caller.expires_at if self._is_settled(revision, now) else now
+        self._cache.put(asked, decision, revision=revision, now=now, expires_at=expires_at)
         return decision
 
     async def _hold_back(self, caller: Caller) -> None:
@@ -160,14 +160,14 @@ class LocalDecisionPoint:
             )
 
 
-def _cache_key(revision: int, caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> CacheKey:
+def _question(caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> Question:
     """Name everything that the policy's input is made of, but its time; a third of the cost of writing the input.
 
     Raises:
         InvalidArgument: The input holds something that JSON cannot say.
     """
     asked = encode_question(context) if context else b""
-    return revision, caller, action, resource.type, resource.id, encode_question(resource.properties), asked
+    return caller, action, resource.type, resource.id, encode_question(resource.properties), asked
 
 
 def policy_input(caller: Caller, action: str, resource: Resource, context: Mapping[str, Any]) -> dict[str, Any]:
