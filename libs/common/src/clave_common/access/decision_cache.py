@@ -1,6 +1,6 @@
 """Remembers read-only allows for the seconds that the policy gives them, and afterwards that it was an allow.
 
-A question is everything the input is made of without its time. An answer holds for one revision of keys and policy, so a
+A question is everything the input is made of without its time. An answer holds for one revision of keys and policy: a
 change of either ends every answer. Denials and mutations are never kept, and no answer is good for longer than the
 caller's credential.
 """
