@@ -77,7 +77,7 @@ def test_inputs_and_outputs_left_out_are_the_graphs_and_the_rest_stays() -> None
 @pytest.mark.parametrize(
     ("score", "told"),
     [
-        ("scroe:0", r"said to be 'scroe', and the graph gives \['score'\]"),
+        ("chance:0", r"said to be 'chance', and the graph gives \['score'\]"),
         ("score:1", "column 1 of 'score', which has 1"),
         ("score:x", "no number"),
     ],
