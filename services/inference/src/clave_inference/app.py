@@ -171,12 +171,7 @@ def _parts(settings: Settings, metrics: PredictionMetrics, worker: int) -> Parts
         access_log=AccessLog(every=settings.access_log_every),
         limits=PredictLimits(rows_max=settings.rows_max, timeout_s=settings.timeout_s),
     )
-    metrics.gauges = Gauges(
-        queued_rows=lambda: batcher.queued_rows,
-        log_waiting=lambda: log.waiting,
-        log_counts=lambda: (log.logged, log.spooled, log.dropped),
-        versions=lambda: [(seen.model, seen.version, seen.state) for seen in deployment.observed().versions],
-    )
+    metrics.gauges = _gauges(batcher, log, deployment)
     return Parts(
         settings,
         redis,
@@ -229,6 +224,15 @@ def _admissions(settings: Settings, kit: AccessKit, redis: Redis, deployment: De
         limits=SharedLimits(
             settings.key_rows_per_minute, settings.model_rows_per_minute, settings.tenant_rows_per_minute
         ),
+    )
+
+
+def _gauges(batcher: Batcher, log: PredictionLog, deployment: Deployment) -> Gauges:
+    return Gauges(
+        queued_rows=lambda: batcher.queued_rows,
+        log_waiting=lambda: log.waiting,
+        log_counts=lambda: (log.logged, log.spooled, log.dropped),
+        versions=lambda: [(seen.model, seen.version, seen.state) for seen in deployment.observed().versions],
     )
 
 

@@ -9,21 +9,7 @@ import numpy as np
 import pytest
 from clave_inference.hot_route import grpc_deadline
 from clave_inference.services.admissions import Credential
-from clave_testing.patience import PATIENCE_S
-
-HEADERS = {"authorization": "Bearer good"}
-ROW = [0.1, 0.2, None, 0.4]
-
-
-def request_body(rows: int = 1, **more: Any) -> dict[str, Any]:
-    tensor = {"name": "input", "shape": [rows, 4], "datatype": "FP32", "data": ROW * rows}
-    return {"inputs": [tensor], **more}
-
-
-def ask(server: Any, body: Any, *, path: str = "/v2/models/churn/infer", **options: Any) -> httpx.Response:
-    headers = {**HEADERS, **options.pop("headers", {})}
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(server.url + path, content=content, headers=headers, timeout=PATIENCE_S, **options)
+from clave_testing.infer_requests import HEADERS, ROW, ask, request_body
 
 
 def test_a_prediction_carries_id_version_arm_and_outputs(server: Any) -> None:

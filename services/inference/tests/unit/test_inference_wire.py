@@ -6,25 +6,11 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from clave_inference.lane_plan import plan_key
+from clave_testing.infer_requests import ask, request_body
 from clave_testing.patience import PATIENCE_S
-
-HEADERS = {"authorization": "Bearer good"}
-ROW = [0.1, 0.2, None, 0.4]
-
-
-def request_body(rows: int = 1, **more: Any) -> dict[str, Any]:
-    tensor = {"name": "input", "shape": [rows, 4], "datatype": "FP32", "data": ROW * rows}
-    return {"inputs": [tensor], **more}
-
-
-def ask(server: Any, body: Any, *, path: str = "/v2/models/churn/infer", **options: Any) -> httpx.Response:
-    headers = {**HEADERS, **options.pop("headers", {})}
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(server.url + path, content=content, headers=headers, timeout=PATIENCE_S, **options)
 
 
 def raw(server: Any, data: bytes, *, answers: int) -> bytes:
